@@ -1,0 +1,170 @@
+/* base.c - see base.h. The only file that calls malloc, mmap for memory, abort or exit. */
+#define _GNU_SOURCE
+#include "base.h"
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(p, n)   ((void)(p), (void)(n))
+#define ASAN_UNPOISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
+#endif
+
+int err_set(Err *e, const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(e->text, sizeof e->text, fmt, ap);
+    va_end(ap);
+    return -1;
+}
+
+int err_prefix(Err *e, const char *fmt, ...) {
+    char    was[sizeof e->text];
+    va_list ap;
+    memcpy(was, e->text, sizeof was);
+    va_start(ap, fmt);
+    int n = vsnprintf(e->text, sizeof e->text, fmt, ap);
+    va_end(ap);
+    if (n >= 0 && (size_t)n < sizeof e->text) {
+        snprintf(e->text + n, sizeof e->text - (size_t)n, ": %s", was);
+    }
+    return -1;
+}
+
+void check_failed(const char *file, int line, const char *fmt, ...) {
+    fprintf(stderr, "moesmith: internal error at %s:%d: ", file, line);
+    va_list ap;
+    va_start(ap, fmt);
+    vfprintf(stderr, fmt, ap);
+    va_end(ap);
+    fputc('\n', stderr);
+    abort();
+}
+
+static _Noreturn void out_of_memory(size_t bytes) {
+    fprintf(stderr,
+            "moesmith: out of memory: %zu bytes more were needed; shorten sequence_len, lower "
+            "micro_batch_size or use a machine with more memory\n",
+            bytes);
+    exit(1);
+}
+
+void *mem_alloc(size_t bytes) {
+    void *p = calloc(1, bytes ? bytes : 1);
+    if (!p) out_of_memory(bytes);
+    return p;
+}
+
+void *mem_grow(void *p, size_t old_bytes, size_t new_bytes) {
+    char *q = realloc(p, new_bytes ? new_bytes : 1);
+    if (!q) out_of_memory(new_bytes);
+    if (new_bytes > old_bytes) memset(q + old_bytes, 0, new_bytes - old_bytes);
+    return q;
+}
+
+char *mem_copy_text(const char *text) {
+    size_t n = strlen(text) + 1;
+    return memcpy(mem_alloc(n), text, n);
+}
+
+void mem_free(void *p) { free(p); }
+
+static void buf_reserve(Buf *b, size_t more) {
+    if (b->n + more + 1 <= b->cap) return;
+    size_t cap = b->cap ? b->cap * 2 : 64;
+    while (cap < b->n + more + 1) cap *= 2;
+    b->p   = mem_grow(b->p, b->cap, cap);
+    b->cap = cap;
+}
+
+void buf_add(Buf *b, const void *bytes, size_t n) {
+    buf_reserve(b, n);
+    if (n) memcpy(b->p + b->n, bytes, n);
+    b->n += n;
+    b->p[b->n] = 0;
+}
+
+void buf_add_text(Buf *b, const char *text) { buf_add(b, text, strlen(text)); }
+
+void buf_printf(Buf *b, const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vsnprintf(NULL, 0, fmt, ap);
+    va_end(ap);
+    CHECK(n >= 0, "bad format %s", fmt);
+    buf_reserve(b, (size_t)n);
+    va_start(ap, fmt);
+    vsnprintf(b->p + b->n, (size_t)n + 1, fmt, ap);
+    va_end(ap);
+    b->n += (size_t)n;
+}
+
+void buf_free(Buf *b) {
+    mem_free(b->p);
+    *b = (Buf){0};
+}
+
+int arena_open(Arena *a, size_t reserve, Err *e) {
+    *a      = (Arena){.cap = reserve};
+    void *p = mmap(NULL, reserve, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) {
+        return err_set(e, "cannot reserve %zu MiB of address space; raise the limit (ulimit -v)",
+                       reserve >> 20);
+    }
+    a->base = p;
+    madvise(p, reserve, MADV_HUGEPAGE);
+    ASAN_POISON_MEMORY_REGION(a->base, a->cap);
+    return 0;
+}
+
+void arena_close(Arena *a) {
+    if (!a->base) return;
+    ASAN_UNPOISON_MEMORY_REGION(a->base, a->cap);
+    munmap(a->base, a->cap);
+    *a = (Arena){0};
+}
+
+void *arena_push(Arena *a, size_t bytes) {
+    size_t at = (a->top + 63) & ~(size_t)63;
+    CHECK(a->base && bytes <= a->cap && at <= a->cap - bytes, "arena full: %zu bytes asked, %zu of %zu used",
+          bytes, at, a->cap);
+    a->top = at + bytes;
+    if (a->top > a->peak) a->peak = a->top;
+    ASAN_UNPOISON_MEMORY_REGION(a->base + at, bytes);
+#ifndef NDEBUG
+    memset(a->base + at, 0xff, bytes); /* every float in it is a NaN */
+#endif
+    return a->base + at;
+}
+
+void *arena_push_zero(Arena *a, size_t bytes) { return memset(arena_push(a, bytes), 0, bytes); }
+
+void arena_release(Arena *a, size_t mark) {
+    CHECK(mark <= a->top, "arena released above its top");
+    ASAN_POISON_MEMORY_REGION(a->base + mark, a->top - mark);
+    a->top = mark;
+}
+
+static uint64_t mix64(uint64_t z) {
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+    return z ^ (z >> 31);
+}
+
+uint64_t rng_at(uint64_t seed, uint64_t stream, uint64_t n) {
+    return mix64(mix64(mix64(seed + 0x9e3779b97f4a7c15ull) + stream) + n * 0x9e3779b97f4a7c15ull);
+}
+
+uint64_t rng_u64(Rng *r) { return rng_at(r->seed, r->stream, r->n++); }
+
+double rng_uniform(Rng *r) { return ((double)(rng_u64(r) >> 11) + 0.5) / 9007199254740992.0; }
+
+float rng_normal(Rng *r) {
+    double u = rng_uniform(r), v = rng_uniform(r);
+    return (float)(sqrt(-2 * log(u)) * cos(6.283185307179586 * v));
+}

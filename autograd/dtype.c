@@ -1,0 +1,33 @@
+/* dtype.c - the row loops of the number formats; a format itself only says how one value opens. */
+#include "dtype.h"
+
+static void f32_rows_to_f32(const void *src, float *dst, int64_t n) { memcpy(dst, src, (size_t)n * 4); }
+static void f32_rows_from_f32(const float *src, void *dst, int64_t n) { memcpy(dst, src, (size_t)n * 4); }
+static void bf16_rows_to_f32(const void *src, float *dst, int64_t n) {
+    const uint16_t *s = src;
+    for (int64_t i = 0; i < n; i++) dst[i] = bf16_to_f32(s[i]);
+}
+static void bf16_rows_from_f32(const float *src, void *dst, int64_t n) {
+    uint16_t *d = dst;
+    for (int64_t i = 0; i < n; i++) d[i] = f32_to_bf16(src[i]);
+}
+static void f16_rows_to_f32(const void *src, float *dst, int64_t n) {
+    const uint16_t *s = src;
+    for (int64_t i = 0; i < n; i++) dst[i] = f16_to_f32(s[i]);
+}
+static void f16_rows_from_f32(const float *src, void *dst, int64_t n) {
+    uint16_t *d = dst;
+    for (int64_t i = 0; i < n; i++) d[i] = f32_to_f16(src[i]);
+}
+static void i32_rows_to_f32(const void *src, float *dst, int64_t n) {
+    const int32_t *s = src;
+    for (int64_t i = 0; i < n; i++) dst[i] = (float)s[i];
+}
+static void i32_rows_from_f32(const float *src, void *dst, int64_t n) {
+    int32_t *d = dst;
+    for (int64_t i = 0; i < n; i++) d[i] = (int32_t)src[i];
+}
+
+#define X(name, n, bytes, st) {#name, st, n, bytes, name##_rows_to_f32, name##_rows_from_f32},
+const DTypeInfo dtype_info[DT_COUNT] = {DTYPES(X)};
+#undef X

@@ -1,0 +1,15 @@
+/* dataset.h - rows of text or ids become samples: token ids and what of them is learned. */
+#ifndef DATASET_H
+#define DATASET_H
+#include "chat.h"
+#include "tokenizer.h"
+
+enum { LABEL_IGNORE = -100 };
+
+/* One row. labels[i] is ids[i] where token i is supervised, LABEL_IGNORE elsewhere (unshifted: the
+ * loss compares the model's output at i-1 with labels[i]). */
+typedef struct Sample {
+    int32_t *ids, *labels;
+    int32_t  n;
+} Sample;
+#endif
