@@ -1,8 +1,9 @@
 /* simd.h - how a loop becomes fast on the machine it runs on, while the build stays baseline
  * x86-64: the compiler makes one copy of a SIMD function per instruction set and the loader
- * picks. Mark row- or tile-level functions (a few hundred values and more): the copies are
- * called through a pointer and are never inlined. An OpenMP parallel region must not stand
- * inside one (its body would be compiled for the baseline only): call a SIMD function from it.
+ * picks. (By feature, not by "arch=": that asks for one exact processor model.) Mark row- or
+ * tile-level functions (a few hundred values and more): the copies are called through a pointer and
+ * are never inlined. An OpenMP parallel region must not stand inside one (its body would be
+ * compiled for the baseline only): call a SIMD function from it.
  *
  * The functions below are plain branch-free C, so that loops over them vectorise. Without
  * contraction to fused multiply-add (C11's default in gcc) every copy gives the same bits as
@@ -23,7 +24,7 @@
 #define SIMD
 #endif
 #ifndef SIMD
-#define SIMD __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
+#define SIMD __attribute__((target_clones("avx512f", "avx2", "default")))
 #endif
 
 #define SIMD_INLINE static inline __attribute__((always_inline))
@@ -68,4 +69,12 @@ SIMD_INLINE float simd_tanh(float x) {
 
 /* x rounded to bfloat16 and back: to nearest, ties to even. */
 SIMD_INLINE float simd_bf16(float x) { return bf16_to_f32(f32_to_bf16(x)); }
+
+/* What f16_to_f32 gives, without its branches: scaling by 2^112 moves the exponent's bias, and
+ * opens subnormals on the way; infinity and NaN get their exponent set. */
+SIMD_INLINE float simd_f16(uint16_t h) {
+    float f = bits_to_f32((uint32_t)(h & 0x7fff) << 13) * 5.192296858534828e33f;
+    uint32_t top = (h & 0x7c00) == 0x7c00 ? 0x7f800000u : 0;
+    return bits_to_f32(f32_to_bits(f) | top | (uint32_t)(h & 0x8000) << 16);
+}
 #endif
