@@ -10,6 +10,14 @@ enum { LABEL_IGNORE = -100 };
  * loss compares the model's output at i-1 with labels[i]). */
 typedef struct Sample {
     int32_t *ids, *labels;
-    int32_t  n;
+    int32_t n;
 } Sample;
+
+/* One entry of `datasets`. */
+typedef struct DatasetSpec {
+    char *path;    /* JSONL file */
+    char *type;    /* auto, or a name in datasets.def; NULL: auto */
+    char *split;   /* train, or NULL */
+    double weight; /* how often each row is taken: 1, 2.5, 0.1 (a fixed part) */
+} DatasetSpec;
 #endif
