@@ -29,4 +29,6 @@ Tensor *tensor_1d(Arena *a, DType dt, int64_t n);
 Tensor *tensor_2d(Arena *a, DType dt, int64_t rows, int64_t cols);
 Tensor *tensor_3d(Arena *a, DType dt, int64_t outer, int64_t rows, int64_t cols);
 Tensor *tensor_like(Arena *a, const Tensor *t); /* f32, same shape */
+/* A header over memory that is already there (a batch's ids, a mapped weight). */
+Tensor *tensor_over(Arena *a, DType dt, int n_dim, const int64_t *dim, const void *data);
 #endif
