@@ -70,11 +70,12 @@ SIMD_INLINE float simd_tanh(float x) {
 /* x rounded to bfloat16 and back: to nearest, ties to even. */
 SIMD_INLINE float simd_bf16(float x) { return bf16_to_f32(f32_to_bf16(x)); }
 
-/* What f16_to_f32 gives, without its branches: scaling by 2^112 moves the exponent's bias, and
- * opens subnormals on the way; infinity and NaN get their exponent set. */
+/* What f16_to_f32 gives, without its branches: every value is opened as normal and as subnormal,
+ * and its exponent chooses. */
 SIMD_INLINE float simd_f16(uint16_t h) {
-    float f = bits_to_f32((uint32_t)(h & 0x7fff) << 13) * 5.192296858534828e33f;
-    uint32_t top = (h & 0x7c00) == 0x7c00 ? 0x7f800000u : 0;
-    return bits_to_f32(f32_to_bits(f) | top | (uint32_t)(h & 0x8000) << 16);
+    uint32_t man = h & 0x3ff, exp = h & 0x7c00, body = (uint32_t)(h & 0x7fff) << 13;
+    uint32_t normal = body + (exp == 0x7c00 ? 224u << 23 : 112u << 23);
+    uint32_t subnormal = f32_to_bits((float)(int32_t)man * 5.9604644775390625e-8f);
+    return bits_to_f32((exp ? normal : subnormal) | (uint32_t)(h & 0x8000) << 16);
 }
 #endif
