@@ -74,8 +74,10 @@ SIMD_INLINE float simd_bf16(float x) { return bf16_to_f32(f32_to_bf16(x)); }
  * and its exponent chooses. */
 SIMD_INLINE float simd_f16(uint16_t h) {
     uint32_t man = h & 0x3ff, exp = h & 0x7c00, body = (uint32_t)(h & 0x7fff) << 13;
+    uint32_t is_normal = 0u - (exp != 0);
     uint32_t normal = body + (exp == 0x7c00 ? 224u << 23 : 112u << 23);
     uint32_t subnormal = f32_to_bits((float)(int32_t)man * 5.9604644775390625e-8f);
-    return bits_to_f32((exp ? normal : subnormal) | (uint32_t)(h & 0x8000) << 16);
+    return bits_to_f32((normal & is_normal) | (subnormal & ~is_normal) |
+                       (uint32_t)(h & 0x8000) << 16);
 }
 #endif
