@@ -1,0 +1,57 @@
+/* adapter.h - adapters as PEFT stores them (adapter_config.json + adapter_model.safetensors), out
+ * and in, and merged checkpoints. Layout: PEFT >= 0.19.1; fused experts' lora_A is (E*R, I) with
+ * the expert outermost, lora_B is (O, R*E) with the expert fastest. What PEFT's form cannot say
+ * stands in moesmith.json beside them. */
+#ifndef ADAPTER_H
+#define ADAPTER_H
+#include "params.h"
+
+enum { ROUTER_LORA = 1, ROUTER_FULL = 2, ROUTER_SCALE = 4, ROUTER_EXPERT_SCALE = 8 };
+
+/* What the user asked to adapt. Layer lists are n_layers long, NULL: every layer. */
+typedef struct AdapterSpec {
+    const char *const *modules;    /* suffixes of linears: q_proj, ... */
+    int                n_modules;
+    const char *const *parameters; /* suffixes of fused experts: experts.gate_up_proj, ... */
+    int                n_parameters;
+    int                rank;
+    float              alpha;
+    bool               rslora;
+    unsigned           router; /* ROUTER_ bits */
+    int                router_rank;
+    const bool        *layers, *router_layers;
+} AdapterSpec;
+
+/* What adapter_config.json says for all of an adapter. */
+typedef struct Adapter {
+    int   rank;
+    float alpha;
+    bool  rslora;
+    char *prefix; /* of its tensors' names before "layers."; NULL: from the model */
+    char *dir;    /* where it was read from; NULL: new */
+    char *base;   /* base_model_name_or_path */
+} Adapter;
+void adapter_free(Adapter *a);
+
+/* A new adapter. A pattern that names nothing in the model is an error. */
+int adapter_plan_new(Plan *plan, Adapter *a, const Model *m, const AdapterSpec *spec, Err *e);
+/* An existing one: what it adapts is read from the directory; then, after params_open,
+ * adapter_read fills in its values. Refuses by name: layouts other than PEFT's, tensors missing or
+ * left over, ranks and shapes that disagree. */
+int adapter_plan_read(Plan *plan, Adapter *a, const Model *m, const char *dir, Err *e);
+int adapter_read(ParamSet *ps, const Adapter *a, Model *m, Err *e);
+/* Full training: every tensor that one of the patterns names ("all": every parameter); * and ? as
+ * in the shell, against the whole name or a suffix after a dot. */
+int plan_full(Plan *plan, const Model *m, const char *const *patterns, int n, Err *e);
+
+/* Into an existing directory. */
+int adapter_write(const char *dir, Model *m, const ParamSet *ps, const Plan *plan, const Adapter *a, Err *e);
+/* The gradients of all that learns, named as in the adapter file (a != NULL) or the checkpoint. */
+int params_write_grads(const char *path, Model *m, const ParamSet *ps, const Plan *plan, const Adapter *a, Err *e);
+
+/* The whole checkpoint with what was learned put in (float32 add, one rounding to the stored type,
+ * or to save_dtype where not DT_COUNT), and the base's side files, into an existing directory. */
+int model_write_merged(const char *dir, Model *m, DType save_dtype, Err *e);
+/* Values [first, first + n) of one site as it now stands, adapter included. */
+void site_values(const Site *s, int64_t first, int64_t n, float *dst);
+#endif
