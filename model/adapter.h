@@ -39,7 +39,7 @@ int adapter_plan_new(Plan *plan, Adapter *a, const Model *m, const AdapterSpec *
  * adapter_read fills in its values. Refuses by name: layouts other than PEFT's, tensors missing or
  * left over, ranks and shapes that disagree. */
 int adapter_plan_read(Plan *plan, Adapter *a, const Model *m, const char *dir, Err *e);
-int adapter_read(ParamSet *ps, const Adapter *a, Model *m, Err *e);
+int adapter_read(ParamSet *ps, const Plan *plan, const Adapter *a, const Model *m, Err *e);
 /* Full training: every tensor that one of the patterns names ("all": every parameter); * and ? as
  * in the shell, against the whole name or a suffix after a dot. */
 int plan_full(Plan *plan, const Model *m, const char *const *patterns, int n, Err *e);

@@ -366,21 +366,15 @@ static int read_param(const Param *p, const WeightView *v, Err *e) {
     return 0;
 }
 
-/* Names as the plan gives them: the plan is rebuilt from what has parameters. */
-int adapter_read(ParamSet *ps, const Adapter *a, Model *m, Err *e) {
-    Weights *w    = NULL;
-    Plan     plan = plan_new(m);
-    for (int i = 0; i < ps->n; i++) {
-        if (ps->param[i].role != PARAM_WHOLE) plan.learn[ps->param[i].site].rank = 1;
-    }
-    int bad = open_adapter(&w, a->dir, e);
+int adapter_read(ParamSet *ps, const Plan *plan, const Adapter *a, const Model *m, Err *e) {
+    Weights *w   = NULL;
+    int      bad = open_adapter(&w, a->dir, e);
     for (int i = 0; i < ps->n && !bad; i++) {
-        char       *name = adapter_tensor_name(m, &plan, a, ps->param[i].site, ps->param[i].role);
+        char       *name = adapter_tensor_name(m, plan, a, ps->param[i].site, ps->param[i].role);
         WeightView *v    = weights_find(w, name);
         bad = v ? read_param(&ps->param[i], v, e) : err_set(e, "%s: tensor %s is missing", a->dir, name);
         mem_free(name);
     }
     weights_close(w);
-    plan_free(&plan);
     return bad;
 }

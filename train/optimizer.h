@@ -1,0 +1,35 @@
+/* optimizer.h - update rules over the flat blocks of a ParamSet. A rule is one row of a table. */
+#ifndef OPTIMIZER_H
+#define OPTIMIZER_H
+#include "../model/params.h"
+
+enum { OPTIMIZER_MOMENTS = 2 };
+
+typedef struct OptimizerSettings {
+    double weight_decay, beta1, beta2, epsilon;
+} OptimizerSettings;
+
+/* One run of values with one learning rate; step counts from 1. */
+typedef struct OptimizerRule {
+    const char *name;
+    int         n_moments;
+    void (*update)(const OptimizerSettings *s, int64_t step, double lr, int64_t n, float *w, const float *g,
+                   float *const *moment);
+} OptimizerRule;
+const OptimizerRule *optimizer_find(const char *name); /* adamw, sgd; NULL: unknown */
+
+typedef struct Optimizer {
+    const OptimizerRule *rule;
+    OptimizerSettings    settings;
+    double              *lr_ratio;                  /* per param: its learning rate over the schedule's */
+    float               *moment[OPTIMIZER_MOMENTS]; /* numel long each; NULL where the rule has none */
+    Arena                memory;
+} Optimizer;
+int  optimizer_open(Optimizer *o, const OptimizerRule *rule, const OptimizerSettings *s, const ParamSet *ps, Err *e);
+void optimizer_close(Optimizer *o);
+
+/* L2 norm of all gradients, in double, in fixed order. */
+double params_grad_norm(const ParamSet *ps);
+void   params_scale_grad(ParamSet *ps, float s);
+void   optimizer_step(Optimizer *o, ParamSet *ps, int64_t step, double lr);
+#endif

@@ -1,0 +1,20 @@
+/* progress.h - how far a long job is: a bar with rate and time left on a terminal, a plain line
+ * now and then in a log. All on standard error. */
+#ifndef PROGRESS_H
+#define PROGRESS_H
+#include "../autograd/base.h"
+
+typedef struct Progress {
+    const char *what, *unit; /* "training", "steps" */
+    int64_t     total, first; /* first: where this run began (resume) */
+    double      began, shown; /* seconds */
+    bool        terminal;
+} Progress;
+double seconds_now(void); /* monotonic */
+void   progress_begin(Progress *p, const char *what, const char *unit, int64_t first, int64_t total);
+/* note: a few words beside the bar ("loss 1.23"), may be "". */
+void progress_show(Progress *p, int64_t done, const char *note);
+void progress_end(Progress *p);
+/* A line of its own, above a bar that is being shown. */
+void progress_say(const Progress *p, const char *fmt, ...) PRINTF_LIKE(2, 3);
+#endif
