@@ -1,0 +1,33 @@
+/* blas.c - see blas.h. */
+#include "blas.h"
+#include <cblas.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+static void set_one_thread(void) { openblas_set_num_threads(1); }
+
+void blas_single_thread(void) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, set_one_thread);
+}
+
+static bool has_avx512(void) {
+#ifdef __x86_64__
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+#else
+    return false;
+#endif
+}
+
+void blas_prepare(char **argv) {
+    if (has_avx512() && !getenv("OPENBLAS_CORETYPE")) {
+        setenv("OPENBLAS_NUM_THREADS", "1", 1); /* not even started in the new life */
+        setenv("OPENBLAS_CORETYPE", "SkylakeX", 1);
+        execv("/proc/self/exe", argv); /* returns only on failure: then slower, not wrong */
+    }
+    blas_single_thread();
+}

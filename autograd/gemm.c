@@ -1,0 +1,241 @@
+/* gemm.c - see gemm.h. OpenBLAS multiplies, on one thread per call; the panels here are what the
+ * threads share. */
+#include "gemm.h"
+#include "blas.h"
+#include "simd.h"
+#include <cblas.h>
+#include <limits.h>
+#include <omp.h>
+#include <string.h>
+#undef I /* of complex.h, which cblas.h brings along; here I is a number of inputs */
+
+enum {
+    PANEL_MAX = 256,         /* rows or columns of a product that one thread takes at a time */
+    WEIGHT_ROWS = 512,       /* rows of a weight opened at a time, shared by all threads */
+    FEW_ROWS = 4,            /* of x: up to here a weight is read as it is stored */
+    FEW_ROWS_PANEL = 64,     /* rows of a weight a thread takes at a time in gemm_few_rows */
+    ROUND_CHUNK = 1 << 14,   /* values a thread rounds at a time */
+    SERIAL_BELOW = 64 * 1024 /* multiplications not worth waking the other threads for */
+};
+
+static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* ---- float32 products ---------------------------------------------------------------------- */
+
+static void clear_or_scale(int64_t m, int64_t n, float beta, float *c, int64_t ldc) {
+    for (int64_t i = 0; i < m; i++) {
+        if (beta == 0)
+            memset(c + i * ldc, 0, (size_t)n * sizeof *c);
+        else
+            for (int64_t j = 0; j < n; j++) c[i * ldc + j] *= beta;
+    }
+}
+
+void gemm_serial(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
+                 int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc) {
+    CHECK(m <= INT_MAX && n <= INT_MAX && k <= INT_MAX && lda <= INT_MAX && ldb <= INT_MAX &&
+              ldc <= INT_MAX,
+          "gemm: %ld x %ld x %ld is beyond 32 bits", (long)m, (long)n, (long)k);
+    if (m <= 0 || n <= 0) return;
+    if (k <= 0) {
+        clear_or_scale(m, n, beta, c, ldc);
+        return;
+    }
+    blas_single_thread();
+    if (m ==
+        1) { /* OpenBLAS packs b for a product of one row too: a matrix-vector product does not */
+        if (beta == 0) memset(c, 0, (size_t)n * sizeof *c);
+        cblas_sgemv(CblasRowMajor, tb ? CblasNoTrans : CblasTrans, (int)(tb ? n : k),
+                    (int)(tb ? k : n), alpha, b, (int)ldb, a, ta ? (int)lda : 1,
+                    beta == 0 ? 1 : beta, c, 1);
+        return;
+    }
+    cblas_sgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans,
+                (int)m, (int)n, (int)k, alpha, a, (int)lda, b, (int)ldb, beta, c, (int)ldc);
+}
+
+/* At least four panels where there is anything to split, in steps of 16 (a vector). */
+static int64_t panel_of(int64_t n) {
+    int64_t quarter = ((n + 3) / 4 + 15) & ~(int64_t)15;
+    return min64(quarter, PANEL_MAX);
+}
+
+void gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
+          int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc) {
+    bool by_row = m >= n;
+    int64_t whole = by_row ? m : n;
+    if (m <= 0 || n <= 0) return;
+    if ((double)m * (double)n * (double)k < SERIAL_BELOW) {
+        gemm_serial(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+        return;
+    }
+    int64_t panel = panel_of(whole), n_panel = (whole + panel - 1) / panel;
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t p = 0; p < n_panel; p++) {
+        int64_t at = p * panel, some = min64(panel, whole - at);
+        if (by_row) {
+            gemm_serial(ta, tb, some, n, k, alpha, a + (ta ? at : at * lda), lda, b, ldb, beta,
+                        c + at * ldc, ldc);
+        } else {
+            gemm_serial(ta, tb, m, some, k, alpha, a, lda, b + (tb ? at * ldb : at), ldb, beta,
+                        c + at, ldc);
+        }
+    }
+}
+
+/* ---- opening weights ------------------------------------------------------------------------ */
+
+/* How one stored value becomes an operand, as stored or rounded to bfloat16 first. */
+#define OPENINGS(X)                                                                                \
+    X(f32, float, v)                                                                               \
+    X(f32_rounded, float, simd_bf16(v))                                                            \
+    X(bf16, uint16_t, bf16_to_f32(v))                                                              \
+    X(f16, uint16_t, simd_f16(v))                                                                  \
+    X(f16_rounded, uint16_t, simd_bf16(simd_f16(v)))
+
+/* The dot product keeps 64 partial sums: enough independent chains to hide the latency of adding.
+ */
+enum { LANES = 64 };
+#define X(name, Stored, opened)                                                                    \
+    SIMD static void open_##name(const void *src, float *dst, int64_t n) {                         \
+        const Stored *s = src;                                                                     \
+        for (int64_t i = 0; i < n; i++) {                                                          \
+            Stored v = s[i];                                                                       \
+            dst[i] = opened;                                                                       \
+        }                                                                                          \
+    }                                                                                              \
+    SIMD static float dot_##name(const void *src, const float *x, int64_t n) {                     \
+        const Stored *s = src;                                                                     \
+        float sum[LANES] = {0};                                                                    \
+        int64_t i = 0;                                                                             \
+        for (; i + LANES <= n; i += LANES) {                                                       \
+            for (int64_t l = 0; l < LANES; l++) {                                                  \
+                Stored v = s[i + l];                                                               \
+                sum[l] += x[i + l] * opened;                                                       \
+            }                                                                                      \
+        }                                                                                          \
+        for (; i < n; i++) {                                                                       \
+            Stored v = s[i];                                                                       \
+            sum[i % LANES] += x[i] * opened;                                                       \
+        }                                                                                          \
+        for (int half = LANES / 2; half > 0; half /= 2) {                                          \
+            for (int l = 0; l < half; l++) sum[l] += sum[l + half];                                \
+        }                                                                                          \
+        return sum[0];                                                                             \
+    }
+OPENINGS(X)
+#undef X
+
+typedef struct Opening {
+    void (*open)(const void *src, float *dst, int64_t n);
+    float (*dot)(const void *src, const float *x, int64_t n);
+} Opening;
+
+/* A format without a line here is opened by its own function of dtype.h. */
+static const Opening openings[DT_COUNT][2] = {
+    /*            compute f32            compute bf16 */
+    [DT_f32] = {{open_f32, dot_f32}, {open_f32_rounded, dot_f32_rounded}},
+    [DT_bf16] = {{open_bf16, dot_bf16}, {open_bf16, dot_bf16}},
+    [DT_f16] = {{open_f16, dot_f16}, {open_f16_rounded, dot_f16_rounded}},
+};
+
+const float *gemm_operand(Tape *t, const float *p, int64_t n) {
+    if (t->compute == COMPUTE_F32) return p;
+    float *q = arena_push(t->step, (size_t)n * sizeof *q);
+#pragma omp parallel for schedule(static) if (n > ROUND_CHUNK)
+    for (int64_t i = 0; i < n; i += ROUND_CHUNK) {
+        open_f32_rounded(p + i, q + i, min64(ROUND_CHUNK, n - i));
+    }
+    return q;
+}
+
+bool gemm_needs_scratch(const Tensor *w, Compute compute) {
+    return w->dtype != DT_f32 || compute != COMPUTE_F32;
+}
+
+static const char *weight_at(const Tensor *w, int64_t row, int64_t col) {
+    return (const char *)w->data + dtype_bytes(w->dtype, row * tensor_cols(w) + col);
+}
+
+GemmPanel gemm_open(const Tensor *w, Compute compute, int64_t r0, int64_t r1, int64_t c0,
+                    int64_t c1, float *scratch) {
+    int64_t cols = tensor_cols(w), n = c1 - c0;
+    if (!gemm_needs_scratch(w, compute)) return (GemmPanel){f32(w) + r0 * cols + c0, cols};
+    const Opening *o = &openings[w->dtype][compute];
+    for (int64_t r = r0; r < r1; r++) {
+        float *row = scratch + (r - r0) * n;
+        if (o->open)
+            o->open(weight_at(w, r, c0), row, n);
+        else {
+            dtype_info[w->dtype].to_f32(weight_at(w, r, c0), row, n);
+            if (compute == COMPUTE_BF16) open_f32_rounded(row, row, n);
+        }
+    }
+    return (GemmPanel){scratch, n};
+}
+
+bool gemm_few(const Tensor *w, Compute compute, int64_t m) {
+    return m <= FEW_ROWS && openings[w->dtype][compute].dot;
+}
+
+void gemm_few_rows(const Tensor *w, Compute compute, int64_t r0, int64_t r1, const float *x,
+                   int64_t m, float *y, int64_t ldy) {
+    int64_t I = tensor_cols(w);
+    for (int64_t r = r0; r < r1; r++) {
+        for (int64_t i = 0; i < m; i++) {
+            y[i * ldy + r - r0] = openings[w->dtype][compute].dot(weight_at(w, r, 0), x + i * I, I);
+        }
+    }
+}
+
+/* ---- products with a whole weight ----------------------------------------------------------- */
+
+/* All threads open rows [r0,r1) together, so that none of it is opened twice. */
+static GemmPanel open_together(const Tensor *w, Compute compute, int64_t r0, int64_t r1,
+                               float *scratch) {
+    int64_t I = tensor_cols(w), step = 16;
+    if (!scratch) return gemm_open(w, compute, r0, r1, 0, I, NULL);
+#pragma omp parallel for schedule(static)
+    for (int64_t r = r0; r < r1; r += step) {
+        gemm_open(w, compute, r, min64(r + step, r1), 0, I, scratch + (r - r0) * I);
+    }
+    return (GemmPanel){scratch, I};
+}
+
+static float *weight_scratch(Tape *t, const Tensor *w, int64_t rows) {
+    if (!gemm_needs_scratch(w, t->compute)) return NULL;
+    return arena_push(t->step, (size_t)(rows * tensor_cols(w)) * sizeof(float));
+}
+
+void gemm_times_weight_t(Tape *t, const float *x, int64_t m, const Tensor *w, float *y) {
+    int64_t O = tensor_rows(w), I = tensor_cols(w);
+    if (gemm_few(w, t->compute, m)) {
+#pragma omp parallel for schedule(static) if (O * I > SERIAL_BELOW)
+        for (int64_t r = 0; r < O; r += FEW_ROWS_PANEL) {
+            gemm_few_rows(w, t->compute, r, min64(r + FEW_ROWS_PANEL, O), x, m, y + r, O);
+        }
+        return;
+    }
+    size_t mark = arena_mark(t->step);
+    int64_t rows = gemm_needs_scratch(w, t->compute) ? min64(O, WEIGHT_ROWS) : O;
+    float *scratch = weight_scratch(t, w, rows);
+    for (int64_t r = 0; r < O; r += rows) {
+        int64_t some = min64(rows, O - r);
+        GemmPanel p = open_together(w, t->compute, r, r + some, scratch);
+        gemm(false, true, m, some, I, 1, x, I, p.p, p.ld, 0, y + r, O);
+    }
+    arena_release(t->step, mark);
+}
+
+void gemm_times_weight(Tape *t, const float *dy, int64_t m, const Tensor *w, float *dx) {
+    int64_t O = tensor_rows(w), I = tensor_cols(w);
+    size_t mark = arena_mark(t->step);
+    int64_t rows = gemm_needs_scratch(w, t->compute) ? min64(O, WEIGHT_ROWS) : O;
+    float *scratch = weight_scratch(t, w, rows);
+    for (int64_t r = 0; r < O; r += rows) {
+        int64_t some = min64(rows, O - r);
+        GemmPanel p = open_together(w, t->compute, r, r + some, scratch);
+        gemm(false, false, m, I, some, 1, dy + r, O, p.p, p.ld, 1, dx, I);
+    }
+    arena_release(t->step, mark);
+}

@@ -1,0 +1,49 @@
+/* gemm.h - matrix products on row-major float32, and weights of any format as their operand.
+ *
+ * How work is split depends on shapes alone, never on timing or on the number of threads, and
+ * every sum has one order: the same inputs give the same bits. */
+#ifndef GEMM_H
+#define GEMM_H
+#include "tape.h"
+
+/* c (m,n) = alpha * op(a) op(b) + beta * c, where op transposes if ta / tb is set: a is stored
+ * (m,k) or, transposed, (k,m); b (k,n) or (n,k). lda, ldb, ldc: distance between stored rows. Any
+ * of m, n, k may be 0. With beta 0, c need not be set. */
+void gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
+          int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
+/* The same on the calling thread alone, for use inside parallel regions. */
+void gemm_serial(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
+                 int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
+
+/* n values as an operand under t->compute: p itself in f32, else a copy from t->step rounded to
+ * bfloat16 (the caller marks and releases). */
+const float *gemm_operand(Tape *t, const float *p, int64_t n);
+
+/* A piece of a weight as float32: rows lie ld values apart. */
+typedef struct GemmPanel {
+    const float *p;
+    int64_t ld;
+} GemmPanel;
+/* True if pieces of w must be opened into scratch; else they are read where they are. */
+bool gemm_needs_scratch(const Tensor *w, Compute compute);
+/* Rows [r0,r1) and columns [c0,c1) of w (leading dims taken together) as an operand under compute:
+ * opened to float32 and, in bf16, rounded. scratch holds (r1-r0)*(c1-c0) values, or is NULL where
+ * none is needed. Columns must cut whole blocks of w's format. Serial. */
+GemmPanel gemm_open(const Tensor *w, Compute compute, int64_t r0, int64_t r1, int64_t c0,
+                    int64_t c1, float *scratch);
+
+/* A product with few rows (generation) is bound by reading w, and reads it as it is stored.
+ * True if m rows are that few and w's format has such a kernel. */
+bool gemm_few(const Tensor *w, Compute compute, int64_t m);
+/* y[i*ldy + r-r0] = x[i] . w[r] for r in [r0,r1), i in [0,m), where gemm_few says so; x (m,I) is
+ * an operand already. Serial. */
+void gemm_few_rows(const Tensor *w, Compute compute, int64_t r0, int64_t r1, const float *x,
+                   int64_t m, float *y, int64_t ldy);
+
+/* Products with a whole weight w (O,I), opened panel by panel, never as a whole; x and dy are
+ * operands already. Parallel; scratch from t->step, given back. */
+void gemm_times_weight_t(Tape *t, const float *x, int64_t m, const Tensor *w,
+                         float *y); /* y (m,O) = x wT */
+void gemm_times_weight(Tape *t, const float *dy, int64_t m, const Tensor *w,
+                       float *dx); /* dx (m,I) += dy w */
+#endif
