@@ -1,0 +1,246 @@
+/* grouped: y_e = x_e w_eT + s h_e b_eT,  h_e = l.x_e a_eT   for each expert e, where x_e are the
+ * rows off[e]..off[e+1]-1 of x.   x (T,I) w (E,O,I) off (E+1) y (T,O) a (E,R,I) b (E,O,R) h (T,R)
+ *   dx_e += dy_e w_e    dw_e += dy_eT x_e    with g_e = s dy_e b_e (T,R):
+ *   db_e += s dy_eT h_e   da_e += g_eT l.x_e   dl.x_e += g_e a_e
+ * Threads take (expert, panel) tasks as they come; every task owns what it writes, so the order in
+ * which they come does not matter. An expert without rows has no tasks worth the name. */
+#include "../gemm.h"
+#include <omp.h>
+
+enum { X, W, OFF, LX, A, B, N_IN };
+enum { PANEL = 128 }; /* rows (y, dw) or columns (dx) of a weight in one task */
+typedef struct Attr {
+    float s;
+} Attr;
+
+/* What every product here needs to know, taken from the node once. */
+typedef struct Work {
+    const Tensor *w, *a, *b;
+    const int32_t *off;
+    const float *x, *lx, *ao, *bo, *dy; /* operands */
+    float *scratch;                     /* per thread: one opened panel */
+    int64_t scratch_n;
+    Compute compute;
+    int64_t T, I, O, E, R;
+    float s;
+} Work;
+
+static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t panels(int64_t n) { return (n + PANEL - 1) / PANEL; }
+static const float *operand(Tape *t, const Tensor *x) {
+    return gemm_operand(t, f32(x), tensor_numel(x));
+}
+static float *my_scratch(const Work *k) {
+    return k->scratch ? k->scratch + k->scratch_n * omp_get_thread_num() : NULL;
+}
+
+static Work work_of(Tape *t, const Node *n, int64_t panel_values) {
+    const Tensor *w = n->in[W], *x = n->in[X];
+    Work k = {.w = w,
+              .a = n->in[A],
+              .b = n->in[B],
+              .off = i32(n->in[OFF]),
+              .compute = t->compute,
+              .T = tensor_rows(x),
+              .I = tensor_cols(x),
+              .E = w->dim[0],
+              .O = w->dim[1],
+              .R = n->in[A] ? n->in[A]->dim[1] : 0,
+              .s = ATTR(n, Attr)->s};
+    CHECK(k.off[0] == 0 && k.off[k.E] == k.T, "grouped: offsets %d..%d over %ld rows", k.off[0],
+          k.off[k.E], (long)k.T);
+    for (int64_t e = 0; e < k.E; e++)
+        CHECK(k.off[e] <= k.off[e + 1], "grouped: offsets of expert %ld fall", (long)e);
+    if (k.R) {
+        k.ao = operand(t, k.a);
+        k.bo = operand(t, k.b);
+    }
+    if (gemm_needs_scratch(w, t->compute)) {
+        k.scratch_n = panel_values;
+        k.scratch =
+            arena_push(t->step, (size_t)(panel_values * omp_get_max_threads()) * sizeof(float));
+    }
+    return k;
+}
+
+/* y_e[:, o0..o1) */
+static void fwd_panel(const Work *k, int64_t e, int64_t o0, const float *h, float *y) {
+    int64_t r = k->off[e], rows = k->off[e + 1] - r, o1 = min64(o0 + PANEL, k->O), at = e * k->O;
+    float *out = y + r * k->O + o0;
+    if (gemm_few(k->w, k->compute, rows)) {
+        gemm_few_rows(k->w, k->compute, at + o0, at + o1, k->x + r * k->I, rows, out, k->O);
+    } else {
+        GemmPanel p = gemm_open(k->w, k->compute, at + o0, at + o1, 0, k->I, my_scratch(k));
+        gemm_serial(false, true, rows, o1 - o0, k->I, 1, k->x + r * k->I, k->I, p.p, p.ld, 0, out,
+                    k->O);
+    }
+    if (k->R) {
+        gemm_serial(false, true, rows, o1 - o0, k->R, k->s, h + r * k->R, k->R,
+                    k->bo + (at + o0) * k->R, k->R, 1, out, k->O);
+    }
+}
+
+static void fwd(Tape *t, Node *n) {
+    size_t mark = arena_mark(t->step);
+    Work k = work_of(t, n, PANEL * tensor_cols(n->in[X]));
+    k.x = operand(t, n->in[X]);
+    const float *h = NULL;
+    if (k.R) {
+        k.lx = n->in[LX] == n->in[X] ? k.x : operand(t, n->in[LX]);
+#pragma omp parallel for schedule(dynamic)
+        for (int64_t e = 0; e < k.E; e++) {
+            int64_t r = k.off[e], rows = k.off[e + 1] - r;
+            gemm_serial(false, true, rows, k.R, k.I, 1, k.lx + r * k.I, k.I, k.ao + e * k.R * k.I,
+                        k.I, 0, f32(n->saved[0]) + r * k.R, k.R);
+        }
+        h = operand(t, n->saved[0]);
+    }
+#pragma omp parallel for schedule(dynamic) collapse(2)
+    for (int64_t e = 0; e < k.E; e++) {
+        for (int64_t p = 0; p < panels(k.O); p++) {
+            if (k.off[e] < k.off[e + 1]) fwd_panel(&k, e, p * PANEL, h, f32(n->out[0]));
+        }
+    }
+    arena_release(t->step, mark);
+}
+
+/* db_e, and g_e, which da and dl.x need. */
+static void bwd_lora(const Work *k, const Node *n, int64_t e, const float *h, float *g) {
+    int64_t r = k->off[e], rows = k->off[e + 1] - r, R = k->R;
+    const float *dy = k->dy + r * k->O;
+    Tensor *b = n->in[B];
+    if (b->wants_grad) {
+        gemm_serial(true, false, k->O, R, rows, k->s, dy, k->O, h + r * R, R, 1,
+                    f32(b->grad) + e * k->O * R, R);
+    }
+    gemm_serial(false, false, rows, R, k->O, k->s, dy, k->O, k->bo + e * k->O * R, R, 0, g + r * R,
+                R);
+}
+
+/* Columns i0..i1 of dx_e, dl.x_e and da_e. x and l.x may be one tensor: one task adds both. */
+static void bwd_x_panel(const Work *k, const Node *n, int64_t e, int64_t i0, const float *g) {
+    int64_t r = k->off[e], rows = k->off[e + 1] - r, i1 = min64(i0 + PANEL, k->I), R = k->R;
+    if (n->in[X]->wants_grad) {
+        GemmPanel p = gemm_open(k->w, k->compute, e * k->O, (e + 1) * k->O, i0, i1, my_scratch(k));
+        gemm_serial(false, false, rows, i1 - i0, k->O, 1, k->dy + r * k->O, k->O, p.p, p.ld, 1,
+                    f32(n->in[X]->grad) + r * k->I + i0, k->I);
+    }
+    if (R && n->in[LX]->wants_grad) {
+        gemm_serial(false, false, rows, i1 - i0, R, 1, g + r * R, R, k->ao + e * R * k->I + i0,
+                    k->I, 1, f32(n->in[LX]->grad) + r * k->I + i0, k->I);
+    }
+    if (R && n->in[A]->wants_grad) {
+        gemm_serial(true, false, R, i1 - i0, rows, 1, g + r * R, R, k->lx + r * k->I + i0, k->I, 1,
+                    f32(n->in[A]->grad) + e * R * k->I + i0, k->I);
+    }
+}
+
+/* dw_e[o0..o1) */
+static void bwd_w_panel(const Work *k, float *dw, int64_t e, int64_t o0) {
+    int64_t r = k->off[e], rows = k->off[e + 1] - r, o1 = min64(o0 + PANEL, k->O);
+    gemm_serial(true, false, o1 - o0, k->I, rows, 1, k->dy + r * k->O + o0, k->O, k->x + r * k->I,
+                k->I, 1, dw + (e * k->O + o0) * k->I, k->I);
+}
+
+static void bwd(Tape *t, Node *n) {
+    size_t mark = arena_mark(t->step);
+    Work k = work_of(t, n, PANEL * n->in[W]->dim[1]);
+    float *g = NULL;
+    k.dy = operand(t, n->out[0]->grad);
+    if (k.R) {
+        const float *h = operand(t, n->saved[0]);
+        Tensor *gt = tensor_2d(t->step, DT_f32, k.T, k.R);
+        k.lx = operand(t, n->in[LX]);
+#pragma omp parallel for schedule(dynamic)
+        for (int64_t e = 0; e < k.E; e++) {
+            if (k.off[e] < k.off[e + 1]) bwd_lora(&k, n, e, h, f32(gt));
+        }
+        g = f32(gt);
+    }
+    const float *go = g ? gemm_operand(t, g, k.T * k.R) : NULL;
+#pragma omp parallel for schedule(dynamic) collapse(2)
+    for (int64_t e = 0; e < k.E; e++) {
+        for (int64_t p = 0; p < panels(k.I); p++) {
+            if (k.off[e] < k.off[e + 1]) bwd_x_panel(&k, n, e, p * PANEL, go);
+        }
+    }
+    if (n->in[W]->wants_grad) {
+        k.x = operand(t, n->in[X]);
+#pragma omp parallel for schedule(dynamic) collapse(2)
+        for (int64_t e = 0; e < k.E; e++) {
+            for (int64_t p = 0; p < panels(k.O); p++) {
+                if (k.off[e] < k.off[e + 1]) bwd_w_panel(&k, f32(n->in[W]->grad), e, p * PANEL);
+            }
+        }
+    }
+    arena_release(t->step, mark);
+}
+
+static Tensor *random_3d(Tape *t, Rng *rng, int64_t n, int64_t rows, int64_t cols, bool learns) {
+    Tensor *x =
+        n ? tensor_3d(t->step, DT_f32, n, rows, cols) : tensor_2d(t->step, DT_f32, rows, cols);
+    for (int64_t i = 0; i < tensor_numel(x); i++) f32(x)[i] = 0.5f * rng_normal(rng);
+    x->wants_grad = learns;
+    return x;
+}
+
+static OpCase sample(Tape *t, Rng *rng, int i) {
+    enum { EXPERTS = 3 };
+    static const struct {
+        int I, O, R, off[EXPERTS + 1];
+        DType w;
+        bool w_learns, own_lx;
+    } cases[] = {
+        {4, 5, 0, {0, 2, 2, 9}, DT_f32, true, false},    /* full training; expert 1 gets nothing */
+        {6, 3, 2, {0, 5, 11, 11}, DT_f32, false, false}, /* LoRA on the same x */
+        {5, 4, 3, {0, 0, 6, 12}, DT_bf16, false, true},  /* an x of its own, stored in bf16 */
+        {70, 3, 1, {0, 1, 4, 5}, DT_f16, false, false},  /* few rows: w is read as stored */
+        {3, 130, 1, {0, 5, 5, 6}, DT_f32, false, false}, /* more than one panel */
+    };
+    int64_t I = cases[i].I, O = cases[i].O, R = cases[i].R, T = cases[i].off[EXPERTS];
+    Tensor *x = random_3d(t, rng, 0, T, I, true);
+    Tensor *w = random_3d(t, rng, EXPERTS, O, I, cases[i].w_learns);
+    Tensor *off = tensor_1d(t->step, DT_i32, EXPERTS + 1);
+    for (int e = 0; e <= EXPERTS; e++) i32(off)[e] = cases[i].off[e];
+    if (cases[i].w != DT_f32) {
+        Tensor *stored = tensor_3d(t->step, cases[i].w, EXPERTS, O, I);
+        dtype_info[cases[i].w].from_f32(f32(w), stored->data, tensor_numel(w));
+        w = stored;
+    }
+    Lora l = {0};
+    if (R) {
+        Tensor *lx = cases[i].own_lx ? random_3d(t, rng, 0, T, I, true) : x;
+        l = (Lora){lx, random_3d(t, rng, EXPERTS, R, I, true),
+                   random_3d(t, rng, EXPERTS, O, R, true), 0.75f};
+    }
+    return (OpCase){grouped(t, x, w, off, l), i + 1 == (int)COUNT_OF(cases)};
+}
+
+const Op op_grouped = {
+    "grouped", {fwd, CUDA(grouped_fwd_cuda)}, {bwd, CUDA(grouped_bwd_cuda)}, sample};
+
+Tensor *grouped(Tape *t, Tensor *x, Tensor *w, Tensor *off, Lora l) {
+    int64_t T = tensor_rows(x), I = tensor_cols(x);
+    CHECK(w->n_dim == 3 && tensor_cols(w) == I, "grouped: x has %ld columns, w %ld", (long)I,
+          (long)tensor_cols(w));
+    int64_t E = w->dim[0], O = w->dim[1];
+    CHECK(w->dtype == DT_f32 || !w->wants_grad, "grouped: a %s weight cannot learn",
+          dtype_info[w->dtype].name);
+    CHECK(off->dtype == DT_i32 && tensor_numel(off) == E + 1,
+          "grouped: %ld offsets for %ld experts", (long)tensor_numel(off), (long)E);
+    Node *n = tape_node(t, &op_grouped, N_IN, (Tensor *[]){x, w, off, l.x, l.a, l.b});
+    if (l.a) {
+        CHECK(l.x && l.b && l.a->n_dim == 3 && l.b->n_dim == 3,
+              "grouped: half a low-rank addition");
+        CHECK(tensor_rows(l.x) == T && tensor_cols(l.x) == I && l.a->dim[0] == E &&
+                  tensor_cols(l.a) == I && l.b->dim[0] == E && l.b->dim[1] == O &&
+                  l.b->dim[2] == l.a->dim[1],
+              "grouped: a (%ld,%ld,%ld) and b (%ld,%ld,%ld) do not fit w (%ld,%ld,%ld)",
+              (long)l.a->dim[0], (long)l.a->dim[1], (long)l.a->dim[2], (long)l.b->dim[0],
+              (long)l.b->dim[1], (long)l.b->dim[2], (long)E, (long)O, (long)I);
+        n->saved[0] = tensor_2d(t->step, DT_f32, T, l.a->dim[1]);
+    }
+    ATTR(n, Attr)->s = l.s;
+    n->out[0] = tensor_2d(t->step, DT_f32, T, O);
+    return tape_run(t, n);
+}

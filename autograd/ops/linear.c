@@ -1,0 +1,115 @@
+/* linear: y = x wT + s h bT,  h = l.x aT   x (T,I) w (O,I) y (T,O) a (R,I) b (O,R) h (T,R)
+ *   dx += dy w    dw += dyT x    with g = s dy b (T,R):  db += s dyT h   da += gT l.x   dl.x += g a
+ * Low-rank addition: Hu et al. 2021. A w that does not learn may be of any format and is opened
+ * panel by panel, once for y and once for dx. */
+#include "../gemm.h"
+
+enum { X, W, LX, A, B, N_IN };
+typedef struct Attr {
+    float s;
+} Attr;
+
+static int64_t rank_of(const Node *n) { return n->in[A] ? n->in[A]->dim[0] : 0; }
+
+static const float *operand(Tape *t, const Tensor *x) {
+    return gemm_operand(t, f32(x), tensor_numel(x));
+}
+
+static void fwd(Tape *t, Node *n) {
+    const Tensor *x = n->in[X], *w = n->in[W];
+    int64_t T = tensor_rows(x), I = tensor_cols(x), O = w->dim[0], R = rank_of(n);
+    float *y = f32(n->out[0]);
+    size_t mark = arena_mark(t->step);
+    const float *xo = operand(t, x);
+    gemm_times_weight_t(t, xo, T, w, y);
+    if (R) {
+        const float *lx = n->in[LX] == x ? xo : operand(t, n->in[LX]);
+        gemm(false, true, T, R, I, 1, lx, I, operand(t, n->in[A]), I, 0, f32(n->saved[0]), R);
+        gemm(false, true, T, O, R, ATTR(n, Attr)->s, operand(t, n->saved[0]), R,
+             operand(t, n->in[B]), R, 1, y, O);
+    }
+    arena_release(t->step, mark);
+}
+
+static void bwd_lora(Tape *t, Node *n, const float *dy) {
+    Tensor *lx = n->in[LX], *a = n->in[A], *b = n->in[B];
+    int64_t T = tensor_rows(lx), I = tensor_cols(lx), O = b->dim[0], R = a->dim[0];
+    float s = ATTR(n, Attr)->s;
+    if (b->wants_grad)
+        gemm(true, false, O, R, T, s, dy, O, operand(t, n->saved[0]), R, 1, f32(b->grad), R);
+    if (!a->wants_grad && !lx->wants_grad) return;
+    Tensor *g = tensor_2d(t->step, DT_f32, T, R);
+    gemm(false, false, T, R, O, s, dy, O, operand(t, b), R, 0, f32(g), R);
+    const float *go = operand(t, g);
+    if (a->wants_grad) gemm(true, false, R, I, T, 1, go, R, operand(t, lx), I, 1, f32(a->grad), I);
+    if (lx->wants_grad)
+        gemm(false, false, T, I, R, 1, go, R, operand(t, a), I, 1, f32(lx->grad), I);
+}
+
+static void bwd(Tape *t, Node *n) {
+    Tensor *x = n->in[X], *w = n->in[W];
+    int64_t T = tensor_rows(x), I = tensor_cols(x), O = w->dim[0];
+    size_t mark = arena_mark(t->step);
+    const float *dy = operand(t, n->out[0]->grad);
+    if (x->wants_grad) gemm_times_weight(t, dy, T, w, f32(x->grad));
+    if (w->wants_grad) gemm(true, false, O, I, T, 1, dy, O, operand(t, x), I, 1, f32(w->grad), I);
+    if (rank_of(n)) bwd_lora(t, n, dy);
+    arena_release(t->step, mark);
+}
+
+static Tensor *random_2d(Tape *t, Rng *rng, int64_t rows, int64_t cols, bool learns) {
+    Tensor *x = tensor_2d(t->step, DT_f32, rows, cols);
+    for (int64_t i = 0; i < rows * cols; i++) f32(x)[i] = 0.5f * rng_normal(rng);
+    x->wants_grad = learns;
+    return x;
+}
+
+static OpCase sample(Tape *t, Rng *rng, int i) {
+    static const struct {
+        int T, I, O, R;
+        DType w;
+        bool w_learns, own_lx;
+    } cases[] = {
+        {5, 7, 6, 0, DT_f32, true, false},  /* full training */
+        {5, 8, 3, 2, DT_f32, false, false}, /* LoRA on the same x */
+        {6, 4, 5, 3, DT_bf16, false, true}, /* an x of its own (dropout), stored in bf16 */
+        {7, 9, 4, 1, DT_f16, false, false},
+        {2, 70, 3, 2, DT_bf16, false, false}, /* few rows: w is read as stored */
+        {3, 66, 2, 0, DT_f32, true, false},
+    };
+    int64_t T = cases[i].T, I = cases[i].I, O = cases[i].O, R = cases[i].R;
+    Tensor *x = random_2d(t, rng, T, I, true), *w = random_2d(t, rng, O, I, cases[i].w_learns);
+    if (cases[i].w != DT_f32) {
+        Tensor *stored = tensor_2d(t->step, cases[i].w, O, I);
+        dtype_info[cases[i].w].from_f32(f32(w), stored->data, O * I);
+        w = stored;
+    }
+    Lora l = {0};
+    if (R) {
+        Tensor *lx = cases[i].own_lx ? random_2d(t, rng, T, I, true) : x;
+        l = (Lora){lx, random_2d(t, rng, R, I, true), random_2d(t, rng, O, R, true), 0.75f};
+    }
+    return (OpCase){linear(t, x, w, l), i + 1 == (int)COUNT_OF(cases)};
+}
+
+const Op op_linear = {"linear", {fwd, CUDA(linear_fwd_cuda)}, {bwd, CUDA(linear_bwd_cuda)}, sample};
+
+Tensor *linear(Tape *t, Tensor *x, Tensor *w, Lora l) {
+    int64_t T = tensor_rows(x), I = tensor_cols(x), O = w->dim[0];
+    CHECK(w->n_dim == 2 && tensor_cols(w) == I, "linear: x has %ld columns, w %ld", (long)I,
+          (long)tensor_cols(w));
+    CHECK(w->dtype == DT_f32 || !w->wants_grad, "linear: a %s weight cannot learn",
+          dtype_info[w->dtype].name);
+    Node *n = tape_node(t, &op_linear, N_IN, (Tensor *[]){x, w, l.x, l.a, l.b});
+    if (l.a) {
+        CHECK(l.x && l.b && l.a->n_dim == 2 && l.b->n_dim == 2, "linear: half a low-rank addition");
+        CHECK(tensor_rows(l.x) == T && tensor_cols(l.x) == I && tensor_cols(l.a) == I &&
+                  l.b->dim[0] == O && l.b->dim[1] == l.a->dim[0],
+              "linear: a (%ld,%ld) and b (%ld,%ld) do not fit w (%ld,%ld)", (long)l.a->dim[0],
+              (long)l.a->dim[1], (long)l.b->dim[0], (long)l.b->dim[1], (long)O, (long)I);
+        n->saved[0] = tensor_2d(t->step, DT_f32, T, l.a->dim[0]);
+    }
+    ATTR(n, Attr)->s = l.s;
+    n->out[0] = tensor_2d(t->step, DT_f32, T, O);
+    return tape_run(t, n);
+}
