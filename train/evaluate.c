@@ -1,0 +1,43 @@
+/* evaluate.c - see evaluate.h. */
+#include "evaluate.h"
+#include <math.h>
+#include <string.h>
+
+/* Short rows share a pass, none seeing another, up to this many tokens. */
+enum { EVAL_TOKENS = 2048, EVAL_ROWS = 256 };
+
+Batch batch_of(Arena *a, const Sample *const *rows, int n) {
+    int32_t *at = arena_push(a, sizeof *at * (size_t)(n + 1)), total = 0;
+    for (int i = 0; i < n; i++) at[i] = total, total += rows[i]->n;
+    at[n] = total;
+    int32_t *ids = arena_push(a, sizeof *ids * (size_t)total), *labels = arena_push(a, sizeof *labels * (size_t)total);
+    for (int i = 0; i < n; i++) {
+        memcpy(ids + at[i], rows[i]->ids, sizeof *ids * (size_t)rows[i]->n);
+        memcpy(labels + at[i], rows[i]->labels, sizeof *labels * (size_t)rows[i]->n);
+    }
+    return (Batch){n, at, ids, labels};
+}
+
+int evaluate(Session *s, const Sample *rows, int64_t n, Progress *progress, EvalResult *out, Err *e) {
+    double  sum = 0;
+    int64_t tokens = 0;
+    float   dropout = s->model->dropout;
+    s->model->dropout = 0;
+    for (int64_t i = 0; i < n;) {
+        const Sample *part[EVAL_ROWS];
+        int           k = 0;
+        int64_t       size = 0;
+        while (i < n && k < EVAL_ROWS && (k == 0 || size + rows[i].n <= EVAL_TOKENS)) size += rows[i].n, part[k++] = &rows[i++];
+        size_t mark = arena_mark(&s->step);
+        Batch  b    = batch_of(&s->step, part, k);
+        s->tape.paused++;
+        sum += (double)f32(model_loss(s->model, &s->tape, &b, 1))[0];
+        s->tape.paused--;
+        tokens += batch_supervised(&b);
+        arena_release(&s->step, mark);
+        if (progress) progress_show(progress, i, "");
+    }
+    s->model->dropout = dropout;
+    *out = (EvalResult){tokens ? sum / (double)tokens : 0, tokens};
+    return isfinite(sum) ? 0 : session_blame_nonfinite(s, "evaluation", e);
+}

@@ -1,0 +1,32 @@
+/* session.h - a model made ready by a config: base, adapter, what learns, and the memory one step
+ * runs in. Every verb that runs a model opens one. */
+#ifndef SESSION_H
+#define SESSION_H
+#include "../model/adapter.h"
+#include "config.h"
+
+typedef enum SessionUse { USE_TO_TRAIN, USE_AS_IS } SessionUse;
+
+typedef struct Session {
+    Model   *model;
+    Plan     plan;
+    Adapter  adapter;
+    bool     has_adapter; /* false: full training, or the base alone */
+    ParamSet params;
+    Arena    step; /* of the tape: marked and released by whoever runs it */
+    Tape     tape;
+} Session;
+
+/* AS_IS: the base, with lora_model_dir where given; nothing wants a gradient. TO_TRAIN: what the
+ * config says learns. */
+int  session_open(Session *s, const Config *cfg, SessionUse use, Err *e);
+void session_close(Session *s);
+
+/* Bytes the step arena needs for this batch, found by a dry run: forward and backward. */
+size_t session_dry_run(Session *s, const Batch *longest);
+/* What learns, by kind: tensors and parameters. One line a kind; appended. */
+void session_describe(const Session *s, Buf *out);
+/* A loss or logit that is no number: -1 with the sentence that names the culprit. */
+int session_blame_nonfinite(const Session *s, const char *what, Err *e);
+size_t memory_peak(void); /* resident bytes of this process at most so far, mapped pages included */
+#endif

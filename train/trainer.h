@@ -1,0 +1,15 @@
+/* trainer.h - the training loop: one optimiser step after the other, logged, evaluated, saved. */
+#ifndef TRAINER_H
+#define TRAINER_H
+#include <jansson.h>
+#include "evaluate.h"
+
+typedef struct TrainData {
+    const Sample *rows, *held_out;
+    int64_t       n_rows, n_held_out;
+} TrainData;
+
+/* Trains as cfg says and writes cfg->output_dir. 0: done; a signal's exit status (130, 143): a
+ * checkpoint was written and the run can be resumed; -1: Err. result gets what happened. */
+int trainer_run(const Config *cfg, Session *s, const TrainData *data, json_t *result, Err *e);
+#endif
