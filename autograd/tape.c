@@ -7,8 +7,9 @@ Node *tape_node(Tape *t, const Op *op, int n_in, Tensor *const *in) {
     CHECK(n_in <= NODE_IN, "%s: %d inputs", op->name, n_in);
     Node *n = &t->node[t->n];
     memset(n, 0, sizeof *n);
-    n->op   = op;
-    n->n_in = n_in;
+    n->op      = op;
+    n->n_in    = n_in;
+    n->compute = t->compute;
     memcpy(n->in, in, sizeof in[0] * (size_t)n_in);
     return n;
 }
@@ -62,6 +63,7 @@ static bool node_reached(const Node *n) {
 /* Walks nodes hi-1 .. lo. A segment whose nodes were kept stands behind them and walks them
  * itself, so they are skipped here. */
 static void backward_range(Tape *t, int lo, int hi) {
+    Compute was = t->compute;
     for (int i = hi - 1; i >= lo; i--) {
         Node *n       = &t->node[i];
         bool  segment = n->op == &op_segment;
@@ -73,10 +75,12 @@ static void backward_range(Tape *t, int lo, int hi) {
                     if (n->in[j] && n->in[j]->wants_grad) tape_grad(t, n->in[j]);
                 }
             }
+            t->compute = n->compute;
             if (segment || !t->dry) n->op->bwd[t->device](t, n);
         }
         i = next;
     }
+    t->compute = was;
 }
 
 void tape_backward(Tape *t, Tensor *loss) {

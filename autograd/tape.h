@@ -18,6 +18,7 @@ typedef struct Node {
     const struct Op *op;
     Tensor *in[NODE_IN], *out[NODE_OUT], *saved[NODE_SAVED]; /* in[i] may be NULL: not given */
     int     n_in;
+    Compute compute; /* the tape's when it was recorded; backward runs under the same */
     union { /* the op's own small struct */
         char   bytes[NODE_ATTR];
         void  *align;
