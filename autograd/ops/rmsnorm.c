@@ -1,0 +1,107 @@
+/* rmsnorm, over runs of cols values (Zhang and Sennrich 2019):
+ *   r = 1/sqrt(mean(x^2) + eps)   y = x*r*w
+ *   dx = r*g - x * r^3 * mean(g*x),  g = w*dy        dw = sum over runs of dy*x*r
+ * A row of x may hold several runs: the heads of a query, each normed by itself. */
+#include "../rows.h"
+#include "../simd.h"
+#include "sample.h"
+#include <math.h>
+
+typedef struct Attr {
+    int64_t cols;
+    float eps;
+} Attr;
+
+SIMD static void norm_run(const float *restrict x, const float *restrict w, float r,
+                          float *restrict y, int64_t n) {
+    for (int64_t j = 0; j < n; j++) y[j] = x[j] * r * w[j];
+}
+/* dx += r*w*dy - c*x; w NULL: ones */
+SIMD static void add_dx_run(float *restrict dx, const float *restrict x, const float *restrict w,
+                            const float *restrict dy, float r, float c, int64_t n) {
+    if (!w) {
+        for (int64_t j = 0; j < n; j++) dx[j] += r * dy[j] - c * x[j];
+    } else {
+        for (int64_t j = 0; j < n; j++) dx[j] += r * (w[j] * dy[j]) - c * x[j];
+    }
+}
+
+static void fwd(Tape *t, Node *n) {
+    (void)t;
+    const Attr *a = ATTR(n, Attr);
+    int64_t cols = a->cols, runs = tensor_numel(n->in[0]) / cols;
+    const float *x = f32(n->in[0]), *w = n->in[1] ? f32(n->in[1]) : NULL;
+    float *y = f32(n->out[0]), *inverse = f32(n->saved[0]);
+    FOR_ROWS(i, runs, cols) {
+        const float *xi = x + i * cols;
+        float r = (float)(1 / sqrt(row_dot(xi, xi, cols) / (double)cols + (double)a->eps));
+        inverse[i] = r;
+        if (w) {
+            norm_run(xi, w, r, y + i * cols, cols);
+        } else {
+            row_scale(y + i * cols, xi, r, cols);
+        }
+    }
+}
+
+/* dw[from..from+len): threads share the columns; every column adds its runs in order. */
+enum { COLUMNS = 32 };
+static void add_dw(const float *x, const float *dy, const float *inverse, int64_t runs,
+                   int64_t cols, int64_t from, float *dw) {
+    double sum[COLUMNS] = {0};
+    int64_t len = cols - from < COLUMNS ? cols - from : COLUMNS;
+    for (int64_t i = 0; i < runs; i++) {
+        const float *xi = x + i * cols + from, *di = dy + i * cols + from;
+        for (int64_t j = 0; j < len; j++) sum[j] += (double)(di[j] * (xi[j] * inverse[i]));
+    }
+    for (int64_t j = 0; j < len; j++) dw[from + j] += (float)sum[j];
+}
+
+static void bwd(Tape *t, Node *n) {
+    (void)t;
+    int64_t cols = ATTR(n, Attr)->cols, runs = tensor_numel(n->in[0]) / cols;
+    const float *x = f32(n->in[0]), *w = n->in[1] ? f32(n->in[1]) : NULL;
+    const float *dy = f32(n->out[0]->grad), *inverse = f32(n->saved[0]);
+    if (n->in[0]->wants_grad) {
+        float *dx = f32(n->in[0]->grad);
+        FOR_ROWS(i, runs, cols) {
+            const float *xi = x + i * cols, *di = dy + i * cols;
+            double r = (double)inverse[i];
+            double s = w ? row_dot3(di, w, xi, cols) : row_dot(di, xi, cols);
+            float c = (float)(s / (double)cols * r * r * r);
+            add_dx_run(dx + i * cols, xi, w, di, inverse[i], c, cols);
+        }
+    }
+    if (w && n->in[1]->wants_grad) {
+        float *dw = f32(n->in[1]->grad);
+        int64_t tasks = (cols + COLUMNS - 1) / COLUMNS;
+        FOR_ROWS(i, tasks, runs * COLUMNS) { add_dw(x, dy, inverse, runs, cols, i * COLUMNS, dw); }
+    }
+}
+
+static OpCase sample(Tape *t, Rng *rng, int i) {
+    /* one run a row; several (heads); no weight; frozen weight; frozen x; threads */
+    static const int64_t rows[] = {3, 4, 3, 2, 3, 60}, cols[] = {8, 5, 40, 70, 6, 300};
+    static const int runs[] = {1, 3, 2, 1, 1, 1};
+    Tensor *x = sample_2d(t, rng, rows[i], cols[i] * runs[i]);
+    Tensor *w = i == 2 ? NULL : sample_1d(t, rng, cols[i]);
+    if (i == 3) w->wants_grad = false;
+    if (i == 4) x->wants_grad = false;
+    return (OpCase){rmsnorm(t, x, w, cols[i], 1e-6f), i == 5};
+}
+
+const Op op_rmsnorm = {
+    "rmsnorm", {fwd, CUDA(rmsnorm_fwd_cuda)}, {bwd, CUDA(rmsnorm_bwd_cuda)}, sample};
+
+Tensor *rmsnorm(Tape *t, Tensor *x, Tensor *w, int64_t cols, float eps) {
+    CHECK(cols > 0 && tensor_cols(x) % cols == 0, "rmsnorm: runs of %ld in rows of %ld", (long)cols,
+          (long)tensor_cols(x));
+    CHECK(!w || (w->dtype == DT_f32 && tensor_numel(w) == cols),
+          "rmsnorm: runs of %ld, w has %ld values, %s", (long)cols, (long)tensor_numel(w),
+          dtype_info[w->dtype].name);
+    Node *n = tape_node(t, &op_rmsnorm, 2, (Tensor *[]){x, w});
+    *ATTR(n, Attr) = (Attr){cols, eps};
+    n->saved[0] = tensor_1d(t->step, DT_f32, tensor_numel(x) / cols);
+    n->out[0] = tensor_like(t->step, x);
+    return tape_run(t, n);
+}
