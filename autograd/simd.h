@@ -7,7 +7,7 @@
  *
  * The functions below are plain branch-free C, so that loops over them vectorise. Without
  * contraction to fused multiply-add (C11's default in gcc) every copy gives the same bits as
- * long as the order of its sums is the same; reductions with `omp simd` are not. */
+ * long as the order of its sums is the same: use the reductions below, not `omp simd`. */
 #ifndef SIMD_H
 #define SIMD_H
 #include "quant/plain.h"
@@ -79,5 +79,41 @@ SIMD_INLINE float simd_f16(uint16_t h) {
     uint32_t subnormal = f32_to_bits((float)(int32_t)man * 5.9604644775390625e-8f);
     return bits_to_f32((normal & is_normal) | (subnormal & ~is_normal) |
                        (uint32_t)(h & 0x8000) << 16);
+}
+
+/* Reductions over a row: value i goes into lane i % SIMD_LANES, then the lanes are folded in half
+ * until one is left. That order is fixed, vectorises without licence to reorder, and its error
+ * grows with n / SIMD_LANES only. STEP(lane, i) takes value i in; FOLD(lane, lane). */
+enum { SIMD_LANES = 32 };
+#define SIMD_REDUCE(n, start, STEP, FOLD)                                                          \
+    float lane[SIMD_LANES];                                                                        \
+    for (int l = 0; l < SIMD_LANES; l++) lane[l] = (start);                                        \
+    int64_t at = 0;                                                                                \
+    for (; at + SIMD_LANES <= (n); at += SIMD_LANES) {                                             \
+        for (int l = 0; l < SIMD_LANES; l++) lane[l] = STEP(lane[l], at + l);                      \
+    }                                                                                              \
+    for (int l = 0; at + l < (n); l++) lane[l] = STEP(lane[l], at + l);                            \
+    for (int half = SIMD_LANES / 2; half > 0; half /= 2) {                                         \
+        for (int l = 0; l < half; l++) lane[l] = FOLD(lane[l], lane[l + half]);                    \
+    }                                                                                              \
+    return lane[0]
+#define SIMD_ADD(a, b)    ((a) + (b))
+#define SIMD_LARGER(a, b) ((b) > (a) ? (b) : (a))
+
+SIMD_INLINE float simd_sum(const float *x, int64_t n) {
+#define STEP(a, i) SIMD_ADD(a, x[i])
+    SIMD_REDUCE(n, 0, STEP, SIMD_ADD);
+#undef STEP
+}
+SIMD_INLINE float simd_dot(const float *x, const float *y, int64_t n) {
+#define STEP(a, i) SIMD_ADD(a, x[i] * y[i])
+    SIMD_REDUCE(n, 0, STEP, SIMD_ADD);
+#undef STEP
+}
+/* The largest of x and least. */
+SIMD_INLINE float simd_max(const float *x, int64_t n, float least) {
+#define STEP(a, i) SIMD_LARGER(a, x[i])
+    SIMD_REDUCE(n, least, STEP, SIMD_LARGER);
+#undef STEP
 }
 #endif

@@ -1,0 +1,352 @@
+/* attention: y_j = softmax(scale q_j k_gT + mask) v_g for each head j and its KV head g = j /
+ * (H/K). q, y (Tq, H*d)   k, v (Tk, K*d)   log-sum-exp of the scaled scores, saved: (Tq, H) P =
+ * exp(S - lse)   dP = dy vT   delta = rowsum(dy * y)   dS = scale * P * (dP - delta) dq += dS k dk
+ * += dST q    dv += PT dy By tiles with a running softmax, so that no T x T matrix exists and keys
+ * outside the window cost nothing (Dao et al. 2022). Forward, a task is a tile of queries of one
+ * head. Backward, a task is a group of query heads of one KV head of one sequence: it alone adds to
+ * their dq and, tile after tile, to their dk and dv. Always float32. */
+#include "../gemm.h"
+#include "../simd.h"
+#include <math.h>
+#include <omp.h>
+
+enum { Q, K, V, Q_AT, K_AT, N_IN };
+enum {
+    TILE_Q = 64,
+    TILE_K = 128,
+    BWD_TASKS = 8 /* enough of them for the threads; more cost memory (see bwd) */
+};
+
+typedef struct Attr {
+    int n_head, n_kv, head_dim, window;
+    float scale;
+} Attr;
+
+/* One tile: queries q0..q0+nq of a sequence against its keys k0..k0+nk. Query i of the tile sees
+ * keys first(i)..last(i) of the sequence. */
+typedef struct Tile {
+    int64_t q0, nq, k0, nk;
+    int64_t shift;  /* a query's position among the keys, less its own number */
+    int64_t window; /* 0: none */
+} Tile;
+
+/* One sequence: where its rows start, how many there are. */
+typedef struct Seq {
+    int64_t q_at, nq, k_at, nk;
+} Seq;
+
+static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+
+static Seq seq_of(const Node *n, int64_t i) {
+    const int32_t *q = i32(n->in[Q_AT]), *k = i32(n->in[K_AT]);
+    return (Seq){q[i], q[i + 1] - q[i], k[i], k[i + 1] - k[i]};
+}
+
+static Tile tile_of(const Seq *s, const Attr *a, int64_t q0) {
+    return (Tile){
+        .q0 = q0, .nq = min64(TILE_Q, s->nq - q0), .shift = s->nk - s->nq, .window = a->window};
+}
+
+/* The keys that row i of the tile sees, as columns [*from, *to) of the tile. */
+SIMD_INLINE void tile_visible(const Tile *t, int64_t i, int64_t *from, int64_t *to) {
+    int64_t at = t->q0 + i + t->shift, first = t->window ? at - t->window + 1 : 0;
+    *from = first > t->k0 ? first - t->k0 : 0;
+    *to = at + 1 - t->k0 < t->nk ? at + 1 - t->k0 : t->nk;
+}
+
+/* Goes to the next tile of keys that some of its queries see; k0 = nk = 0 at the start. */
+static bool tile_next(Tile *t) {
+    int64_t first_at = t->q0 + t->shift, end = first_at + t->nq;
+    int64_t begin = t->window ? max64(0, first_at - t->window + 1) : 0;
+    t->k0 = t->nk ? t->k0 + t->nk : begin;
+    t->nk = min64(TILE_K, end - t->k0);
+    return t->nk > 0;
+}
+
+/* Scores of a tile (nq, nk) become exp(score - max), 0 where unseen; max and sum of each row run
+ * along, and what was summed up in acc (nq, d) so far is brought to the new max. */
+SIMD static void softmax_tile(const Tile *t, float *s, float *max, float *sum, float *acc,
+                              int64_t d) {
+    for (int64_t i = 0; i < t->nq; i++) {
+        int64_t from, to;
+        float *row = s + i * t->nk;
+        tile_visible(t, i, &from, &to);
+        if (from >= to) {
+            for (int64_t j = 0; j < t->nk; j++) row[j] = 0;
+            continue;
+        }
+        float m = simd_max(row + from, to - from, max[i]), fade = simd_exp(max[i] - m);
+        for (int64_t j = 0; j < from; j++) row[j] = 0;
+        for (int64_t j = from; j < to; j++) row[j] = simd_exp(row[j] - m);
+        for (int64_t j = to; j < t->nk; j++) row[j] = 0;
+        if (fade != 1) {
+            for (int64_t c = 0; c < d; c++) acc[i * d + c] *= fade;
+        }
+        max[i] = m;
+        sum[i] = sum[i] * fade + simd_sum(row + from, to - from);
+    }
+}
+
+SIMD static void divide_rows(int64_t rows, int64_t d, const float *acc, const float *sum, float *y,
+                             int64_t ldy) {
+    for (int64_t i = 0; i < rows; i++) {
+        float r = 1 / sum[i];
+        for (int64_t c = 0; c < d; c++) y[i * ldy + c] = acc[i * d + c] * r;
+    }
+}
+
+enum { FWD_ROWS = 2 * TILE_Q }; /* max and sum of the rows */
+
+static void fwd_tile(const Node *n, const Seq *s, int64_t q0, int64_t head, float *scratch) {
+    const Attr *a = ATTR(n, Attr);
+    int64_t d = a->head_dim, H = a->n_head, ldq = H * d, ldk = a->n_kv * d;
+    int64_t kv = head / (H / a->n_kv);
+    float *max = scratch, *sum = max + TILE_Q, *score = scratch + FWD_ROWS,
+          *acc = score + TILE_Q * TILE_K;
+    const float *q = f32(n->in[Q]) + (s->q_at + q0) * ldq + head * d;
+    const float *k = f32(n->in[K]) + s->k_at * ldk + kv * d,
+                *v = f32(n->in[V]) + s->k_at * ldk + kv * d;
+    Tile t = tile_of(s, a, q0);
+    for (int64_t i = 0; i < t.nq; i++) {
+        max[i] = -INFINITY;
+        sum[i] = 0;
+    }
+    for (int64_t i = 0; i < t.nq * d; i++) acc[i] = 0;
+    while (tile_next(&t)) {
+        gemm_serial(false, true, t.nq, t.nk, d, a->scale, q, ldq, k + t.k0 * ldk, ldk, 0, score,
+                    t.nk);
+        softmax_tile(&t, score, max, sum, acc, d);
+        gemm_serial(false, false, t.nq, d, t.nk, 1, score, t.nk, v + t.k0 * ldk, ldk, 1, acc, d);
+    }
+    divide_rows(t.nq, d, acc, sum, f32(n->out[0]) + (s->q_at + q0) * ldq + head * d, ldq);
+    float *lse = f32(n->saved[0]) + (s->q_at + q0) * H + head;
+    for (int64_t i = 0; i < t.nq; i++) lse[i * H] = max[i] + logf(sum[i]);
+}
+
+static int64_t n_seq(const Node *n) { return n->in[Q_AT]->dim[0] - 1; }
+
+static void check_sequences(const Node *n) {
+    for (int64_t i = 0; i < n_seq(n); i++) {
+        Seq s = seq_of(n, i);
+        CHECK(s.nq >= 0 && s.nk >= s.nq, "attention: sequence %ld has %ld queries, %ld keys",
+              (long)i, (long)s.nq, (long)s.nk);
+    }
+    Seq last = seq_of(n, n_seq(n) - 1), first = seq_of(n, 0);
+    CHECK(first.q_at == 0 && first.k_at == 0 && last.q_at + last.nq == n->in[Q]->dim[0] &&
+              last.k_at + last.nk == n->in[K]->dim[0],
+          "attention: the sequences do not cover q and k");
+}
+
+/* One float32 block per thread. */
+static float *thread_scratch(Tape *t, int64_t n) {
+    return arena_push(t->step, (size_t)(n * omp_get_max_threads()) * sizeof(float));
+}
+
+static void fwd(Tape *t, Node *n) {
+    const Attr *a = ATTR(n, Attr);
+    size_t mark = arena_mark(t->step);
+    int64_t n_task = 0, room = FWD_ROWS + TILE_Q * (TILE_K + a->head_dim);
+    check_sequences(n);
+    struct {
+        Seq s;
+        int64_t q0;
+    } *task =
+        arena_push(t->step, (size_t)(n_seq(n) + n->in[Q]->dim[0] / TILE_Q + 1) * sizeof *task);
+    for (int64_t i = 0; i < n_seq(n); i++) {
+        Seq s = seq_of(n, i);
+        for (int64_t q0 = 0; q0 < s.nq; q0 += TILE_Q) {
+            task[n_task].s = s;
+            task[n_task++].q0 = q0;
+        }
+    }
+    float *scratch = thread_scratch(t, room);
+#pragma omp parallel for schedule(dynamic) collapse(2)
+    for (int64_t head = 0; head < a->n_head; head++) {
+        for (int64_t i = n_task - 1; i >= 0; i--) { /* the longest first */
+            fwd_tile(n, &task[i].s, task[i].q0, head, scratch + room * omp_get_thread_num());
+        }
+    }
+    arena_release(t->step, mark);
+}
+
+/* Scores (nq, nk) become P, and dP becomes dS. */
+SIMD static void bwd_softmax_tile(const Tile *t, float *s, float *dp, const float *lse,
+                                  const float *delta, int64_t H, float scale) {
+    for (int64_t i = 0; i < t->nq; i++) {
+        int64_t from, to;
+        float *p = s + i * t->nk, *ds = dp + i * t->nk, shift = lse[i * H], mean = delta[i];
+        tile_visible(t, i, &from, &to);
+        if (from > to) from = to = max64(to, 0);
+        for (int64_t j = 0; j < from; j++) p[j] = ds[j] = 0;
+        for (int64_t j = from; j < to; j++) {
+            p[j] = simd_exp(p[j] - shift);
+            ds[j] = scale * p[j] * (ds[j] - mean);
+        }
+        for (int64_t j = to; j < t->nk; j++) p[j] = ds[j] = 0;
+    }
+}
+
+SIMD static void row_dots(int64_t rows, int64_t d, const float *x, const float *y, int64_t ld,
+                          float *out) {
+    for (int64_t i = 0; i < rows; i++) out[i] = simd_dot(x + i * ld, y + i * ld, d);
+}
+
+/* All tiles of one query head of one sequence; dk and dv point at the sequence's first row. */
+static void bwd_head(const Node *n, const Seq *s, int64_t head, float *dk, float *dv, int64_t ldkv,
+                     float *scratch) {
+    const Attr *a = ATTR(n, Attr);
+    int64_t d = a->head_dim, H = a->n_head, ldq = H * d, ldk = a->n_kv * d;
+    int64_t kv = head / (H / a->n_kv), at = s->q_at * ldq + head * d;
+    float *delta = scratch, *score = delta + TILE_Q, *dp = score + TILE_Q * TILE_K;
+    const float *q = f32(n->in[Q]) + at, *y = f32(n->out[0]) + at, *dy = f32(n->out[0]->grad) + at;
+    const float *k = f32(n->in[K]) + s->k_at * ldk + kv * d,
+                *v = f32(n->in[V]) + s->k_at * ldk + kv * d;
+    const float *lse = f32(n->saved[0]) + s->q_at * H + head;
+    float *dq = n->in[Q]->wants_grad ? f32(n->in[Q]->grad) + at : NULL;
+    for (int64_t q0 = 0; q0 < s->nq; q0 += TILE_Q) {
+        Tile t = tile_of(s, a, q0);
+        const float *qt = q + q0 * ldq, *dyt = dy + q0 * ldq;
+        row_dots(t.nq, d, dyt, y + q0 * ldq, ldq, delta);
+        while (tile_next(&t)) {
+            const float *kt = k + t.k0 * ldk;
+            gemm_serial(false, true, t.nq, t.nk, d, a->scale, qt, ldq, kt, ldk, 0, score, t.nk);
+            gemm_serial(false, true, t.nq, t.nk, d, 1, dyt, ldq, v + t.k0 * ldk, ldk, 0, dp, t.nk);
+            bwd_softmax_tile(&t, score, dp, lse + q0 * H, delta, H, a->scale);
+            if (dv)
+                gemm_serial(true, false, t.nk, d, t.nq, 1, score, t.nk, dyt, ldq, 1,
+                            dv + t.k0 * ldkv, ldkv);
+            if (dk)
+                gemm_serial(true, false, t.nk, d, t.nq, 1, dp, t.nk, qt, ldq, 1, dk + t.k0 * ldkv,
+                            ldkv);
+            if (dq)
+                gemm_serial(false, false, t.nq, d, t.nk, 1, dp, t.nk, kt, ldk, 1, dq + q0 * ldq,
+                            ldq);
+        }
+    }
+}
+
+/* The query heads of a KV head are cut into `parts`, as many as make BWD_TASKS tasks. The first
+ * part adds to the gradients themselves, each other to its own (Tk, K*d) sum; these are added
+ * afterwards, in order. */
+typedef struct Parts {
+    int64_t n, heads; /* how many, and query heads in each */
+    float *sum[2];    /* of dk, dv: (n - 1, Tk, K*d); NULL where not wanted */
+} Parts;
+
+static float *part_grad(const Parts *p, const Node *n, int which, int64_t part) {
+    const Tensor *x = n->in[which];
+    if (!x->wants_grad) return NULL;
+    return part ? p->sum[which - K] + (part - 1) * tensor_numel(x) : f32(x->grad);
+}
+
+static Parts parts_of(Tape *t, const Node *n) {
+    const Attr *a = ATTR(n, Attr);
+    int64_t group = a->n_head / a->n_kv, tasks = max64(1, n_seq(n) * a->n_kv);
+    Parts p = {.heads = group};
+    if (tasks < BWD_TASKS) {
+        int64_t want = min64(group, (BWD_TASKS + tasks - 1) / tasks);
+        p.heads = (group + want - 1) / want;
+    }
+    p.n = (group + p.heads - 1) / p.heads;
+    for (int which = K; which <= V; which++) {
+        size_t bytes = (size_t)((p.n - 1) * tensor_numel(n->in[which])) * sizeof(float);
+        if (n->in[which]->wants_grad) p.sum[which - K] = arena_push_zero(t->step, bytes);
+    }
+    return p;
+}
+
+static void bwd(Tape *t, Node *n) {
+    const Attr *a = ATTR(n, Attr);
+    size_t mark = arena_mark(t->step);
+    int64_t d = a->head_dim, group = a->n_head / a->n_kv, ldkv = a->n_kv * d;
+    int64_t room = TILE_Q + 2 * TILE_Q * TILE_K;
+    Parts p = parts_of(t, n);
+    float *scratch = thread_scratch(t, room);
+#pragma omp parallel for schedule(dynamic) collapse(3)
+    for (int64_t i = 0; i < n_seq(n); i++) {
+        for (int64_t kv = 0; kv < a->n_kv; kv++) {
+            for (int64_t part = 0; part < p.n; part++) {
+                Seq s = seq_of(n, i);
+                int64_t at = s.k_at * ldkv + kv * d, end = min64((part + 1) * p.heads, group);
+                float *dk = part_grad(&p, n, K, part), *dv = part_grad(&p, n, V, part);
+                for (int64_t j = part * p.heads; j < end; j++) {
+                    bwd_head(n, &s, kv * group + j, dk ? dk + at : NULL, dv ? dv + at : NULL, ldkv,
+                             scratch + room * omp_get_thread_num());
+                }
+            }
+        }
+    }
+    for (int which = K; which <= V; which++) {
+        int64_t values = tensor_numel(n->in[which]);
+        for (int64_t part = 1; part < p.n && n->in[which]->wants_grad; part++) {
+            const float *from = part_grad(&p, n, which, part);
+            float *to = f32(n->in[which]->grad);
+#pragma omp parallel for simd schedule(static)
+            for (int64_t i = 0; i < values; i++) to[i] += from[i];
+        }
+    }
+    arena_release(t->step, mark);
+}
+
+static Tensor *random_2d(Tape *t, Rng *rng, int64_t rows, int64_t cols) {
+    Tensor *x = tensor_2d(t->step, DT_f32, rows, cols);
+    for (int64_t i = 0; i < rows * cols; i++) f32(x)[i] = 0.5f * rng_normal(rng);
+    x->wants_grad = true;
+    return x;
+}
+
+static OpCase sample(Tape *t, Rng *rng, int i) {
+    enum { SEQS = 3 };
+    static const struct {
+        int H, K, d, window, q_at[SEQS + 1], k_at[SEQS + 1];
+    } cases[] = {
+        {1, 1, 4, 0, {0, 5, 5, 6}, {0, 5, 5, 6}},          /* lengths 5, 0 and 1 */
+        {4, 2, 3, 0, {0, 3, 7, 7}, {0, 3, 7, 7}},          /* two heads to a KV head */
+        {2, 1, 2, 3, {0, 7, 11, 12}, {0, 7, 11, 12}},      /* a window */
+        {2, 1, 3, 0, {0, 2, 3, 3}, {0, 6, 11, 11}},        /* more keys than queries */
+        {1, 1, 2, 4, {0, 2, 5, 5}, {0, 7, 14, 14}},        /* the same with a window */
+        {2, 1, 2, 0, {0, 70, 70, 70}, {0, 140, 140, 140}}, /* several tiles both ways */
+        {1, 1, 2, 66, {0, 134, 136, 136}, {0, 134, 136, 136}},
+    };
+    int64_t d = cases[i].d, Tq = cases[i].q_at[SEQS], Tk = cases[i].k_at[SEQS];
+    Tensor *q = random_2d(t, rng, Tq, cases[i].H * d);
+    Tensor *k = random_2d(t, rng, Tk, cases[i].K * d), *v = random_2d(t, rng, Tk, cases[i].K * d);
+    Tensor *q_at = tensor_1d(t->step, DT_i32, SEQS + 1),
+           *k_at = tensor_1d(t->step, DT_i32, SEQS + 1);
+    for (int s = 0; s <= SEQS; s++) {
+        i32(q_at)[s] = cases[i].q_at[s];
+        i32(k_at)[s] = cases[i].k_at[s];
+    }
+    Attend a = {.q_at = q_at,
+                .k_at = k_at,
+                .n_head = cases[i].H,
+                .n_kv = cases[i].K,
+                .head_dim = cases[i].d,
+                .window = cases[i].window,
+                .scale = 0.8f};
+    return (OpCase){attention(t, q, k, v, a), i + 1 == (int)COUNT_OF(cases)};
+}
+
+const Op op_attention = {
+    "attention", {fwd, CUDA(attention_fwd_cuda)}, {bwd, CUDA(attention_bwd_cuda)}, sample};
+
+Tensor *attention(Tape *t, Tensor *q, Tensor *k, Tensor *v, Attend a) {
+    CHECK(a.n_head > 0 && a.n_kv > 0 && a.head_dim > 0 && a.n_head % a.n_kv == 0 && a.window >= 0,
+          "attention: %d heads, %d KV heads of %d, window %d", a.n_head, a.n_kv, a.head_dim,
+          a.window);
+    CHECK(tensor_cols(q) == (int64_t)a.n_head * a.head_dim &&
+              tensor_cols(k) == (int64_t)a.n_kv * a.head_dim && tensor_cols(v) == tensor_cols(k) &&
+              tensor_rows(k) == tensor_rows(v) && q->n_dim == 2 && k->n_dim == 2,
+          "attention: q has %ld columns, k %ld, v %ld", (long)tensor_cols(q), (long)tensor_cols(k),
+          (long)tensor_cols(v));
+    CHECK(a.q_at->dtype == DT_i32 && a.k_at->dtype == DT_i32 && a.q_at->dim[0] >= 2 &&
+              a.q_at->dim[0] == a.k_at->dim[0],
+          "attention: sequence starts of %ld and %ld entries", (long)a.q_at->dim[0],
+          (long)a.k_at->dim[0]);
+    Node *n = tape_node(t, &op_attention, N_IN, (Tensor *[]){q, k, v, a.q_at, a.k_at});
+    *ATTR(n, Attr) = (Attr){a.n_head, a.n_kv, a.head_dim, a.window, a.scale};
+    n->saved[0] = tensor_2d(t->step, DT_f32, q->dim[0], a.n_head);
+    n->out[0] = tensor_2d(t->step, DT_f32, q->dim[0], (int64_t)a.n_head * a.head_dim);
+    return tape_run(t, n);
+}
