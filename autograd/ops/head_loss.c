@@ -1,0 +1,211 @@
+/* head_loss: s * sum over rows t with labels[t] >= 0 of  lse(z) - z[label],  z = c(h[t] wT),
+ * c(x) = cap * tanh(x / cap), or x where cap is 0.   h (T,D) w (V,D) labels (T) i32
+ *   dx = s * (softmax(z) - onehot(label)) * (1 - (z/cap)^2)    dh = dx w    dw = dxT h
+ * Only supervised rows are multiplied, some at a time, so that logits never exceed LOGIT_BYTES.
+ * Both gradients are made while the logits are there (saved: dh (T,D), its supervised rows only;
+ * dw (V,D)), and backward only scales them (Liger kernels; Hsu et al. 2024). */
+#include "../gemm.h"
+#include "../simd.h"
+#include <math.h>
+#include <string.h>
+
+enum { H, W, LABELS, N_IN };
+enum { ROWS_MAX = 256, LOGIT_BYTES = 64 << 20 };
+enum { DH, DW }; /* saved */
+
+typedef struct Attr {
+    float cap, s;
+} Attr;
+
+static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* A row of logits becomes z; returns its largest. */
+SIMD static float cap_row(float *x, int64_t n, float cap) {
+    if (cap > 0) {
+        float r = 1 / cap;
+        for (int64_t i = 0; i < n; i++) x[i] = cap * simd_tanh(x[i] * r);
+    }
+    return simd_max(x, n, -INFINITY);
+}
+
+/* Sum of exp(z - max): float32 within a block, double between blocks. */
+SIMD static double sum_exp(const float *z, int64_t n, float max) {
+    enum { BLOCK = 1024 };
+    float e[BLOCK];
+    double sum = 0;
+    for (int64_t at = 0; at < n; at += BLOCK) {
+        int64_t some = n - at < BLOCK ? n - at : BLOCK;
+        for (int64_t i = 0; i < some; i++) e[i] = simd_exp(z[at + i] - max);
+        sum += (double)simd_sum(e, some);
+    }
+    return sum;
+}
+
+/* z becomes dx, where softmax(z) = exp(z - max) * over_sum. */
+SIMD static void gradient_row(float *z, int64_t n, int64_t label, float max, float over_sum,
+                              float cap, float s) {
+    float slope = cap > 0 ? 1 / cap : 0, at_label = z[label] * slope;
+    for (int64_t i = 0; i < n; i++) {
+        float u = z[i] * slope;
+        z[i] = s * (simd_exp(z[i] - max) * over_sum) * (1 - u * u);
+    }
+    z[label] -= s * (1 - at_label * at_label);
+}
+
+/* Loss of one row of logits, which become dx if wanted. */
+static double loss_row(float *x, int64_t V, int64_t label, const Attr *a, bool gradient) {
+    float max = cap_row(x, V, a->cap);
+    double sum = sum_exp(x, V, max), loss = log(sum) + (double)max - (double)x[label];
+    if (gradient) gradient_row(x, V, label, max, (float)(1 / sum), a->cap, a->s);
+    return loss;
+}
+
+/* What one chunk of supervised rows works on. */
+typedef struct Chunk {
+    int64_t n;
+    const int32_t *row;     /* (n): their rows in h */
+    float *h, *logits, *dh; /* (n,D) (n,V) (n,D) */
+} Chunk;
+
+static void gather_rows(const Tensor *h, Chunk *c) {
+    int64_t D = tensor_cols(h);
+    for (int64_t i = 0; i < c->n; i++)
+        memcpy(c->h + i * D, f32(h) + c->row[i] * D, (size_t)D * sizeof(float));
+}
+
+static double run_chunk(Tape *t, Node *n, Chunk *c) {
+    const Tensor *w = n->in[W];
+    int64_t V = w->dim[0], D = w->dim[1];
+    size_t mark = arena_mark(t->step);
+    bool gradient = n->saved[DH] || n->saved[DW];
+    double *loss = arena_push(t->step, (size_t)c->n * sizeof *loss), sum = 0;
+    gather_rows(n->in[H], c);
+    const float *h = gemm_operand(t, c->h, c->n * D);
+    gemm_times_weight_t(t, h, c->n, w, c->logits);
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t i = 0; i < c->n; i++) {
+        loss[i] =
+            loss_row(c->logits + i * V, V, i32(n->in[LABELS])[c->row[i]], ATTR(n, Attr), gradient);
+    }
+    for (int64_t i = 0; i < c->n; i++) sum += loss[i];
+    if (gradient) {
+        const float *dx = gemm_operand(t, c->logits, c->n * V);
+        if (n->saved[DH]) {
+            memset(c->dh, 0, (size_t)(c->n * D) * sizeof(float));
+            gemm_times_weight(t, dx, c->n, w, c->dh);
+            for (int64_t i = 0; i < c->n; i++) {
+                memcpy(f32(n->saved[DH]) + c->row[i] * D, c->dh + i * D, (size_t)D * sizeof(float));
+            }
+        }
+        if (n->saved[DW]) gemm(true, false, V, D, c->n, 1, dx, V, h, D, 1, f32(n->saved[DW]), D);
+    }
+    arena_release(t->step, mark);
+    return sum;
+}
+
+static int64_t supervised_rows(const Node *n, int32_t *row) {
+    const int32_t *label = i32(n->in[LABELS]);
+    int64_t V = n->in[W]->dim[0], some = 0;
+    for (int64_t i = 0; i < tensor_rows(n->in[H]); i++) {
+        CHECK(label[i] < V, "head_loss: label %d of row %ld, vocabulary of %ld", label[i], (long)i,
+              (long)V);
+        if (label[i] >= 0) row[some++] = (int32_t)i;
+    }
+    return some;
+}
+
+static void fwd(Tape *t, Node *n) {
+    int64_t T = tensor_rows(n->in[H]), V = n->in[W]->dim[0], D = n->in[W]->dim[1];
+    size_t mark = arena_mark(t->step);
+    int32_t *row = arena_push(t->step, (size_t)T * sizeof *row);
+    int64_t some = supervised_rows(n, row), fit = LOGIT_BYTES / (V * (int64_t)sizeof(float));
+    int64_t step = min64(min64(ROWS_MAX, fit > 1 ? fit : 1), some);
+    Chunk c = {.h = arena_push(t->step, (size_t)(step * D) * sizeof(float)),
+               .logits = arena_push(t->step, (size_t)(step * V) * sizeof(float)),
+               .dh = arena_push(t->step, (size_t)(step * D) * sizeof(float))};
+    double sum = 0;
+    if (n->saved[DW]) memset(n->saved[DW]->data, 0, (size_t)tensor_bytes(n->saved[DW]));
+    for (int64_t at = 0; at < some; at += step) {
+        c.n = min64(step, some - at);
+        c.row = row + at;
+        sum += run_chunk(t, n, &c);
+    }
+    f32(n->out[0])[0] = (float)(sum * (double)ATTR(n, Attr)->s);
+    arena_release(t->step, mark);
+}
+
+SIMD static void add_scaled(float *y, const float *x, int64_t n, float s) {
+    for (int64_t i = 0; i < n; i++) y[i] += s * x[i];
+}
+
+static void bwd(Tape *t, Node *n) {
+    (void)t;
+    float dloss = f32(n->out[0]->grad)[0];
+    const int32_t *label = i32(n->in[LABELS]);
+    int64_t T = tensor_rows(n->in[H]), V = n->in[W]->dim[0], D = n->in[W]->dim[1];
+    if (n->saved[DH]) {
+#pragma omp parallel for schedule(static)
+        for (int64_t i = 0; i < T; i++) {
+            if (label[i] >= 0)
+                add_scaled(f32(n->in[H]->grad) + i * D, f32(n->saved[DH]) + i * D, D, dloss);
+        }
+    }
+    if (n->saved[DW]) {
+#pragma omp parallel for schedule(static)
+        for (int64_t i = 0; i < V; i++)
+            add_scaled(f32(n->in[W]->grad) + i * D, f32(n->saved[DW]) + i * D, D, dloss);
+    }
+}
+
+static Tensor *random_2d(Tape *t, Rng *rng, int64_t rows, int64_t cols, bool learns) {
+    Tensor *x = tensor_2d(t->step, DT_f32, rows, cols);
+    for (int64_t i = 0; i < rows * cols; i++) f32(x)[i] = 0.5f * rng_normal(rng);
+    x->wants_grad = learns;
+    return x;
+}
+
+static OpCase sample(Tape *t, Rng *rng, int i) {
+    static const struct {
+        int T, V, D;
+        float cap;
+        DType w;
+        bool w_learns;
+        int every; /* one row in so many is supervised; 0: none */
+    } cases[] = {
+        {6, 7, 5, 0, DT_f32, true, 2},    {7, 9, 4, 1.5f, DT_f32, true, 1},
+        {6, 40, 3, 2, DT_bf16, false, 1}, {5, 6, 8, 0, DT_f16, false, 2},
+        {300, 3, 2, 1, DT_f32, true, 1}, /* two chunks */
+        {4, 5, 3, 0, DT_f32, true, 0},
+    };
+    int64_t T = cases[i].T, V = cases[i].V, D = cases[i].D;
+    Tensor *h = random_2d(t, rng, T, D, true), *w = random_2d(t, rng, V, D, cases[i].w_learns);
+    Tensor *labels = tensor_1d(t->step, DT_i32, T);
+    if (cases[i].w != DT_f32) {
+        Tensor *stored = tensor_2d(t->step, cases[i].w, V, D);
+        dtype_info[cases[i].w].from_f32(f32(w), stored->data, V * D);
+        w = stored;
+    }
+    for (int64_t j = 0; j < T; j++) {
+        bool supervised = cases[i].every && j % cases[i].every == 0;
+        i32(labels)[j] = supervised ? (int32_t)(rng_u64(rng) % (uint64_t)V) : -100;
+    }
+    return (OpCase){head_loss(t, h, w, labels, cases[i].cap, 0.25f), i + 1 == (int)COUNT_OF(cases)};
+}
+
+const Op op_head_loss = {
+    "head_loss", {fwd, CUDA(head_loss_fwd_cuda)}, {bwd, CUDA(head_loss_bwd_cuda)}, sample};
+
+Tensor *head_loss(Tape *t, Tensor *h, Tensor *w, Tensor *labels, float cap, float s) {
+    CHECK(h->n_dim == 2 && w->n_dim == 2 && tensor_cols(h) == tensor_cols(w),
+          "head_loss: h has %ld columns, w %ld", (long)tensor_cols(h), (long)tensor_cols(w));
+    CHECK(labels->dtype == DT_i32 && tensor_numel(labels) == h->dim[0],
+          "head_loss: %ld labels for %ld rows", (long)tensor_numel(labels), (long)h->dim[0]);
+    CHECK(w->dtype == DT_f32 || !w->wants_grad, "head_loss: a %s weight cannot learn",
+          dtype_info[w->dtype].name);
+    Node *n = tape_node(t, &op_head_loss, N_IN, (Tensor *[]){h, w, labels});
+    *ATTR(n, Attr) = (Attr){cap, s};
+    if (tape_will_go_back(t, n) && h->wants_grad) n->saved[DH] = tensor_like(t->step, h);
+    if (tape_will_go_back(t, n) && w->wants_grad) n->saved[DW] = tensor_like(t->step, w);
+    n->out[0] = tensor_1d(t->step, DT_f32, 1);
+    return tape_run(t, n);
+}
