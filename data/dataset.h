@@ -4,7 +4,7 @@
 #include "chat.h"
 #include "tokenizer.h"
 
-enum { LABEL_IGNORE = -100 };
+enum { LABEL_IGNORE = -100, DATASET_WEIGHT_MAX = 1000 };
 
 /* One row. labels[i] is ids[i] where token i is supervised, LABEL_IGNORE elsewhere (unshifted: the
  * loss compares the model's output at i-1 with labels[i]). */
@@ -20,4 +20,7 @@ typedef struct DatasetSpec {
     char *split;   /* train, or NULL */
     double weight; /* how often each row is taken: 1, 2.5, 0.1 (a fixed part) */
 } DatasetSpec;
+
+/* An error that names the types there are unless type is auto or one of them. */
+int dataset_type_check(const char *type, Err *e);
 #endif

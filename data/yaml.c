@@ -7,7 +7,7 @@
 #include <strings.h>
 #include <yaml.h>
 
-enum { LINE_PARTS = 4, LINE_PATH = LINE_PARTS * (YAML_KEY_MAX + 1) };
+enum { LINE_PARTS = 4, LINE_PATH = LINE_PARTS * (YAML_KEY_MAX + 1) + 1 };
 
 /* A finished node that aliases may name. size counts the nodes a copy would have. */
 typedef struct Anchor {
@@ -143,8 +143,8 @@ static int count_nodes(Builder *b, int more, int line) {
 static Place place_inside(const Place *outer, const char *part) {
     Place inner = {.parts = outer->parts + 1, .depth = outer->depth + 1};
     if (inner.parts <= LINE_PARTS) {
-        snprintf(inner.path, sizeof inner.path, "%s%s%s", outer->path, outer->parts ? "." : "",
-                 part);
+        snprintf(inner.path, sizeof inner.path, "%.*s%s%.*s", (LINE_PARTS - 1) * (YAML_KEY_MAX + 1),
+                 outer->path, outer->parts ? "." : "", YAML_KEY_MAX, part);
     }
     return inner;
 }

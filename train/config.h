@@ -25,7 +25,7 @@ typedef TextList FIELD_LIST;
 typedef Thinking FIELD_SWITCH; /* THINKING_UNSET, _OFF, _ON */
 typedef DatasetList FIELD_DATASETS;
 
-#define GROUP(title)
+#define GROUP(title, field)
 #define MEANS(name, value, key, text)
 #define IGNORED(pattern, why)
 #define KEY(kind, field, ...) CONFIG_##field,
