@@ -1,6 +1,6 @@
 /* files.h - reading whole files, and writing so that a crash at any moment leaves the old thing or
- * the new one, whole: write beside (NAME.partial), fsync, rename, fsync the directory. A leftover
- * NAME.partial of a killed run is overwritten by the next one, so nothing piles up. */
+ * the new one, whole: write beside (NAME.moesmith.partial), fsync, rename, fsync the directory. A
+ * leftover of a killed run is overwritten by the next one, so nothing piles up. */
 #ifndef FILES_H
 #define FILES_H
 #include "../autograd/base.h"
