@@ -69,5 +69,4 @@ int config_require(const Config *cfg, const char *name,
 bool config_is_bool(const char *name);
 
 void config_write_yaml(const Config *cfg, Buf *out); /* loads again to the same Config */
-void config_help(Buf *out);                          /* every key, for a terminal of 100 columns */
 #endif

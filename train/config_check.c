@@ -42,6 +42,7 @@ void config_resolve(Config *cfg) {
     if (text_list_drop(&cfg->lora_target_modules, "router.proj") &&
         !text_list_has(&cfg->router_train, "lora")) {
         text_list_add(&cfg->router_train, "lora");
+        cfg->given[CONFIG_router_train] = true;
     }
     if (!cfg->given[CONFIG_router_lora_r]) cfg->router_lora_r = cfg->lora_r;
     if (!cfg->given[CONFIG_router_learning_rate]) cfg->router_learning_rate = cfg->learning_rate;
@@ -125,17 +126,16 @@ static const struct {
     {prompt_twice, "prompt and prompts exclude each other; leave one out"},
 };
 
-/* router.layers: all, last:N, or layer numbers. */
-static int check_layers(const TextList *layers, Err *e) {
+/* A list of layers: all, last:N, or layer numbers. */
+static int check_layers(const char *name, const TextList *layers, Err *e) {
     for (int i = 0; i < layers->n; i++) {
         const char *word = layers->p[i];
         const char *number = strncmp(word, "last:", 5) == 0 ? word + 5 : word;
         bool digits = *number && !number[strspn(number, "0123456789")] && strlen(number) < 7;
         bool whole = strcmp(word, "all") == 0 || (digits && number != word);
         if (whole ? layers->n == 1 : digits) continue;
-        return err_set(
-            e, "router.layers has \"%.64s\", expected all, last:N or a list of layer numbers",
-            word);
+        return err_set(e, "%s has \"%.64s\", expected all, last:N or a list of layer numbers", name,
+                       word);
     }
     return 0;
 }
@@ -144,5 +144,6 @@ int config_check(const Config *cfg, Err *e) {
     for (size_t i = 0; i < COUNT_OF(rules); i++) {
         if (rules[i].clash(cfg)) return err_set(e, "%s", rules[i].sentence);
     }
-    return check_layers(&cfg->router_layers, e);
+    TRY(check_layers("layers_to_transform", &cfg->layers_to_transform, e));
+    return check_layers("router.layers", &cfg->router_layers, e);
 }

@@ -36,11 +36,10 @@ const int config_n_meanings = COUNT_OF(config_meanings);
 
 #undef IGNORED
 #define IGNORED(pattern, why) {pattern, why},
-static const struct {
-    const char *pattern, *why;
-} ignored[] = {
+const KeyIgnored config_ignored[] = {
 #include "config_keys.def"
 };
+const int config_n_ignored = COUNT_OF(config_ignored);
 
 bool config_word_in(const char *words, const char *word) {
     size_t n = strlen(word);
@@ -69,11 +68,11 @@ bool config_key_has_inner(const char *name) {
 }
 
 const char *config_key_ignored(const char *name) {
-    for (size_t i = 0; i < COUNT_OF(ignored); i++) {
-        const char *pattern = ignored[i].pattern, *star = strchr(pattern, '*');
+    for (int i = 0; i < config_n_ignored; i++) {
+        const char *pattern = config_ignored[i].pattern, *star = strchr(pattern, '*');
         if (star ? strncmp(name, pattern, (size_t)(star - pattern)) == 0
                  : strcmp(name, pattern) == 0) {
-            return ignored[i].why;
+            return config_ignored[i].why;
         }
     }
     return NULL;

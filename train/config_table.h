@@ -35,6 +35,12 @@ typedef struct KeyMeaning {
 extern const KeyMeaning config_meanings[];
 extern const int config_n_meanings;
 
+typedef struct KeyIgnored {
+    const char *pattern, *why;
+} KeyIgnored;
+extern const KeyIgnored config_ignored[];
+extern const int config_n_ignored;
+
 static inline void *config_field(Config *cfg, const KeyInfo *key) {
     return (char *)cfg + key->offset;
 }
