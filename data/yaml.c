@@ -397,7 +397,7 @@ int yaml_line(const Yaml *y, const char *path) {
     return (int)json_integer_value(json_object_get(y->lines, path));
 }
 
-void yaml_free(Yaml *y) {
+void yaml_close(Yaml *y) {
     json_decref(y->root);
     json_decref(y->lines);
     *y = (Yaml){0};

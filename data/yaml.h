@@ -18,11 +18,11 @@ typedef struct Yaml {
     json_t *lines; /* "datasets.0.path" -> line, for values of up to four parts */
 } Yaml;
 
-/* name is what the sentences call the text: "name:LINE: ...". yaml_free either way. */
+/* name is what the sentences call the text: "name:LINE: ...". yaml_close either way. */
 int yaml_read_file(Yaml *out, const char *path, Err *e);
 int yaml_read_text(Yaml *out, const char *text, size_t n, const char *name, Err *e);
 int yaml_line(const Yaml *y, const char *path); /* 0: not known */
-void yaml_free(Yaml *y);
+void yaml_close(Yaml *y); /* not yaml_free: libyaml has one of its own */
 
 /* What a plain scalar stands for; a new reference. Numbers too great for 64 bits, .inf and .nan
  * stay texts. NULL where text is not UTF-8. */

@@ -107,7 +107,7 @@ static int load_file(Loader *l, const char *path) {
             rc = loader_refuse(l, "the whole file", yaml.root, "lines of KEY: VALUE");
         }
     }
-    yaml_free(&yaml);
+    yaml_close(&yaml);
     l->yaml = NULL;
     return rc;
 }

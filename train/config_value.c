@@ -28,7 +28,7 @@ void loader_look_at(Loader *l, const char *path) {
 
 int loader_refuse(Loader *l, const char *name, const json_t *value, const char *expected) {
     enum { SHOWN = 60 };
-    char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
+    char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(15));
     CHECK(text, "%s: a value jansson cannot write", name);
     err_set(l->e, "%s: %s is %.*s%s, expected %s", l->where, name, SHOWN, text,
             strlen(text) > SHOWN ? "..." : "", expected);
