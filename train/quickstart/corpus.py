@@ -82,9 +82,11 @@ class Corpus(World):
     def note(self):
         things = [self.item() for _ in range(self.rng.randint(2, 4))]
         words = [w for w, _ in things]
-        return self.pick(f"{sentence(self.pick(*LISTS))} list: " + ", ".join(words) + "\n" + "\n".join("- " + k for _, k in things),
+        which, kept = self.pick(*LISTS), [k for _, k in things]
+        return self.pick(f"{sentence(which)} list: " + ", ".join(words) + "\n" + "\n".join("- " + k for k in kept),
+                         f"{sentence(which)} list: {', '.join(words)}.\n" + dump({"list": which, "items": kept}),
                          "To do:\n" + "\n".join(f"- {self.deed()} ({self.day()[1]})" for _ in range(3)),
-                         f"We need {', '.join(words[:-1])} and {words[-1]}.\n" + dump([k for _, k in things]))
+                         f"We need {', '.join(words[:-1])} and {words[-1]}.\n" + dump(kept))
 
     def timetable(self):
         if self.rng.random() < 0.4:
