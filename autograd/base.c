@@ -1,5 +1,4 @@
 /* base.c - see base.h. The only file that calls malloc, mmap for memory, abort or exit. */
-#define _GNU_SOURCE
 #include "base.h"
 #include <math.h>
 #include <stdarg.h>

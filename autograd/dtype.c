@@ -31,3 +31,10 @@ static void i32_rows_from_f32(const float *src, void *dst, int64_t n) {
 #define X(name, n, bytes, st) {#name, st, n, bytes, name##_rows_to_f32, name##_rows_from_f32},
 const DTypeInfo dtype_info[DT_COUNT] = {DTYPES(X)};
 #undef X
+
+DType dtype_find(const char *name) {
+    for (int i = 0; i < DT_COUNT && name; i++) {
+        if (!strcmp(dtype_info[i].name, name)) return (DType)i;
+    }
+    return DT_COUNT;
+}

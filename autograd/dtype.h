@@ -24,6 +24,9 @@ typedef struct DTypeInfo {
 } DTypeInfo;
 extern const DTypeInfo dtype_info[DT_COUNT];
 
+/* By our name ("bf16"); DT_COUNT where name is NULL or none of ours. */
+DType dtype_find(const char *name);
+
 static inline int64_t dtype_bytes(DType d, int64_t n) {
     return n / dtype_info[d].block_n * dtype_info[d].block_bytes;
 }

@@ -31,6 +31,41 @@ static void clear_or_scale(int64_t m, int64_t n, float beta, float *c, int64_t l
     }
 }
 
+/* Products this small are added up in float64: it costs no time that shows, and a tiny model then
+ * differs from a reference by the reference's own rounding alone. */
+enum { EXACT_BELOW = 1 << 18 };
+
+SIMD static void add_row_f64(double *sum, double x, const float *b, int64_t n) {
+    for (int64_t j = 0; j < n; j++) sum[j] += x * (double)b[j];
+}
+SIMD static double dot_f64(const float *a, int64_t step, const float *b, int64_t n) {
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t q = 0; q < n; q++) sum += (double)a[q * step] * (double)b[q];
+    return sum;
+}
+static void gemm_small(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha,
+                       const float *a, int64_t lda, const float *b, int64_t ldb, float beta,
+                       float *c, int64_t ldc) {
+    enum { COLUMNS = 256 };
+    for (int64_t i = 0; i < m; i++) {
+        const float *ai = ta ? a + i : a + i * lda;
+        int64_t step = ta ? lda : 1;
+        for (int64_t at = 0; at < n; at += COLUMNS) {
+            double sum[COLUMNS] = {0};
+            int64_t some = min64(COLUMNS, n - at);
+            for (int64_t q = 0; q < k && !tb; q++)
+                add_row_f64(sum, (double)ai[q * step], b + q * ldb + at, some);
+            for (int64_t j = 0; j < some && tb; j++)
+                sum[j] = dot_f64(ai, step, b + (at + j) * ldb, k);
+            for (int64_t j = 0; j < some; j++) {
+                float *to = c + i * ldc + at + j;
+                *to = (float)((double)alpha * sum[j] + (beta == 0 ? 0 : (double)beta * (double)*to));
+            }
+        }
+    }
+}
+
 void gemm_serial(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
                  int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc) {
     CHECK(m <= INT_MAX && n <= INT_MAX && k <= INT_MAX && lda <= INT_MAX && ldb <= INT_MAX &&
@@ -39,6 +74,10 @@ void gemm_serial(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha,
     if (m <= 0 || n <= 0) return;
     if (k <= 0) {
         clear_or_scale(m, n, beta, c, ldc);
+        return;
+    }
+    if (m * n * k <= EXACT_BELOW) {
+        gemm_small(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
         return;
     }
     blas_single_thread();

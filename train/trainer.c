@@ -311,8 +311,7 @@ static int open_trainer(Trainer *t, Err *e) {
     t->load          = route_load_new(t->s->model);
     t->metrics       = files_join(cfg->output_dir, "metrics.jsonl");
     t->run           = (RunState){.seed = (uint64_t)cfg->seed, .data_hash = hash_data(t->data), .first_hash = mem_alloc(sizeof(uint64_t) * (size_t)(ps->n + 1))};
-    t->save_dtype    = DT_COUNT;
-    for (int i = 0; i < DT_COUNT && cfg->save_dtype; i++) t->save_dtype = strcmp(dtype_info[i].name, cfg->save_dtype) ? t->save_dtype : (DType)i;
+    t->save_dtype    = dtype_find(cfg->save_dtype);
     for (int i = 0; i < ps->n; i++) t->run.first_hash[i] = hash_bytes(0, ps->param[i].tensor->data, (size_t)tensor_bytes(ps->param[i].tensor));
     plan_steps(t);
     CHECK(!schedule_find(&t->schedule, cfg->lr_scheduler), "lr_scheduler %s", cfg->lr_scheduler);

@@ -1,0 +1,15 @@
+# install.sh - sourced by the scripts that build: installs the Debian packages the build needs,
+# where they are missing (with sudo where that is needed and there).
+packages="cmake make gcc pkg-config libopenblas-dev libhdf5-dev libyaml-dev libjansson-dev libpcre2-dev libutf8proc-dev libcmocka-dev"
+missing=""
+for p in $packages; do
+    dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q "install ok installed" || missing="$missing $p"
+done
+if [ -n "$missing" ]; then
+    echo "installing:$missing"
+    as_root=""
+    if [ "$(id -u)" != 0 ]; then as_root=sudo; fi
+    $as_root apt-get update -qq
+    # shellcheck disable=SC2086 -- one word a package
+    DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y -qq --no-install-recommends $missing > /dev/null
+fi

@@ -1,0 +1,48 @@
+/* verb_train.c - datasets and model made ready, then the training loop. */
+#include <math.h>
+#include "progress.h"
+#include "rows.h"
+#include "trainer.h"
+#include "verbs.h"
+
+/* Held-out rows: test_datasets, or val_set_size of the training rows. */
+static int split_rows(const Config *cfg, Rows *rows, Rows *test, TrainData *d, Err *e) {
+    Dataset *all = &rows->set;
+    *d           = (TrainData){all->samples, NULL, all->n, 0};
+    if (cfg->test_datasets.n) {
+        TRY(rows_open(test, cfg, &cfg->test_datasets, ROWS_TO_LEARN, e));
+        d->held_out = test->set.samples, d->n_held_out = test->set.n;
+    } else if (cfg->val_set_size > 0) {
+        d->n_rows     = all->n - dataset_split(all, cfg->val_set_size, (uint64_t)cfg->seed);
+        d->held_out   = all->samples + d->n_rows;
+        d->n_held_out = all->n - d->n_rows;
+        if (!d->n_rows) return err_set(e, "val_set_size %g leaves none of %ld rows to train on", cfg->val_set_size, (long)all->n);
+    }
+    return 0;
+}
+
+static int train_rows(const Config *cfg, Rows *rows, json_t *result, Err *e) {
+    Session   s;
+    Rows      test = {0};
+    TrainData d;
+    int       status = split_rows(cfg, rows, &test, &d, e);
+    if (!status) status = session_open(&s, cfg, USE_TO_TRAIN, e);
+    if (!status) {
+        if (s.model->notes.n) progress_say(NULL, "%.*s", (int)s.model->notes.n - 1, s.model->notes.p);
+        status = trainer_run(cfg, &s, &d, result, e);
+        session_close(&s);
+    }
+    rows_close(&test);
+    return status;
+}
+
+int verb_train(const Config *cfg, json_t *result, Err *e) {
+    Rows rows;
+    TRY(config_require(cfg, "base_model", e));
+    TRY(config_require(cfg, "datasets", e));
+    TRY(config_require(cfg, "output_dir", e));
+    TRY(rows_open(&rows, cfg, &cfg->datasets, ROWS_TO_LEARN, e));
+    int status = train_rows(cfg, &rows, result, e);
+    rows_close(&rows);
+    return status;
+}
