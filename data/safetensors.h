@@ -8,6 +8,9 @@
 /* Bits per value of a type by its safetensors name; 0: unknown. */
 int safetensors_bits(const char *stored);
 
+/* Not empty, not endless, without control characters: fit to be put into a one-line message. */
+bool safetensors_name_is_plain(const char *text);
+
 /* One tensor of a parsed header; [from, to) are bytes of the file. */
 typedef struct SafetensorsTensor {
     const char *name, *stored; /* live as long as the header */
