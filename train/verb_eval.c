@@ -21,8 +21,6 @@ static int eval_rows(Session *s, const Rows *rows, json_t *result, Err *e) {
 int verb_eval(const Config *cfg, json_t *result, Err *e) {
     Session s;
     Rows    rows;
-    TRY(config_require(cfg, "base_model", e));
-    TRY(config_require(cfg, "datasets", e));
     TRY(rows_open(&rows, cfg, &cfg->datasets, ROWS_TO_MEASURE, e));
     int bad = session_open(&s, cfg, USE_AS_IS, e);
     if (!bad) {

@@ -24,9 +24,6 @@ static const struct {
 int verb_export(const Config *cfg, json_t *result, Err *e) {
     Session s;
     size_t  f = 0;
-    TRY(config_require(cfg, "base_model", e));
-    TRY(config_require(cfg, "format", e));
-    TRY(config_require(cfg, "output", e));
     while (f < COUNT_OF(formats) && strcmp(formats[f].name, cfg->format)) f++;
     if (f == COUNT_OF(formats)) return err_set(e, "format: \"%s\" is not one of peft, merged", cfg->format);
     if (!files_is_empty(cfg->output) && !cfg->overwrite) return err_set(e, "output %s is not empty; choose another or give --overwrite", cfg->output);

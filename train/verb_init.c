@@ -103,8 +103,6 @@ static int init_into(const Config *cfg, const Model *m, json_t *result, Err *e) 
 
 int verb_init(const Config *cfg, json_t *result, Err *e) {
     Model *m;
-    TRY(config_require(cfg, "base_model", e));
-    TRY(config_require(cfg, "output", e));
     if (!files_is_empty(cfg->output) && !cfg->overwrite) return err_set(e, "output %s is not empty; choose another or give --overwrite", cfg->output);
     TRY(model_open_shapes(&m, cfg->base_model, e));
     int bad = init_into(cfg, m, result, e);

@@ -132,9 +132,6 @@ static int run(const Config *cfg, Session *s, const Rows *rows, json_t *result, 
 int verb_routes(const Config *cfg, json_t *result, Err *e) {
     Session s;
     Rows    rows;
-    TRY(config_require(cfg, "base_model", e));
-    TRY(config_require(cfg, "datasets", e));
-    TRY(config_require(cfg, "output", e));
     if (files_exists(cfg->output) && !cfg->overwrite) return err_set(e, "output %s exists; choose another or give --overwrite", cfg->output);
     TRY(rows_open(&rows, cfg, &cfg->datasets, ROWS_TO_MEASURE, e));
     int bad = session_open(&s, cfg, USE_AS_IS, e);

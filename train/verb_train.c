@@ -38,9 +38,6 @@ static int train_rows(const Config *cfg, Rows *rows, json_t *result, Err *e) {
 
 int verb_train(const Config *cfg, json_t *result, Err *e) {
     Rows rows;
-    TRY(config_require(cfg, "base_model", e));
-    TRY(config_require(cfg, "datasets", e));
-    TRY(config_require(cfg, "output_dir", e));
     TRY(rows_open(&rows, cfg, &cfg->datasets, ROWS_TO_LEARN, e));
     int status = train_rows(cfg, &rows, result, e);
     rows_close(&rows);

@@ -8,13 +8,13 @@
  * stopped by a signal and can go on. */
 typedef int (*VerbFn)(const Config *cfg, json_t *result, Err *e);
 typedef struct Verb {
-    const char *name, *summary;
+    const char *name, *needs, *summary; /* needs: keys, separated by spaces */
     VerbFn      run;
 } Verb;
 extern const Verb verbs[];
 extern const int  n_verbs;
 
-#define VERB(name, summary) int verb_##name(const Config *cfg, json_t *result, Err *e);
+#define VERB(name, needs, summary) int verb_##name(const Config *cfg, json_t *result, Err *e);
 #include "verbs.def"
 #undef VERB
 #endif
