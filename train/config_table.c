@@ -177,7 +177,7 @@ void config_describe(const KeyInfo *key, Buf *out) {
         describe_interval("a number", key->values, out);
         return;
     case KIND_TEXT:
-        buf_add_text(out, "text (in quotes, if it would read as a number or a truth value)");
+        buf_add_text(out, "text");
         return;
     case KIND_CHOICE:
         describe_words("one of ", key->values, out);

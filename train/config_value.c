@@ -100,7 +100,9 @@ static int read_text(Loader *l, const KeyInfo *key, void *field, const json_t *v
     const char *word = json_is_true(value) ? "true" : NULL;
     if (text_is_plain(value)) word = json_string_value(value);
     const char *text = word ? loader_translate(l, key->name, word) : NULL;
-    if (!text || (text == word && !json_is_string(value))) return refuse_key(l, key, value);
+    if (!text || (text == word && !json_is_string(value))) {
+        return loader_refuse(l, key->name, value, "text; put it in quotes");
+    }
     set_text(field, text);
     return 0;
 }
