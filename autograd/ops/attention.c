@@ -7,6 +7,7 @@
  * their dq and, tile after tile, to their dk and dv. Always float32. */
 #include "../gemm.h"
 #include "../simd.h"
+#include "sample.h"
 #include <math.h>
 #include <omp.h>
 
@@ -289,13 +290,6 @@ static void bwd(Tape *t, Node *n) {
     arena_release(t->step, mark);
 }
 
-static Tensor *random_2d(Tape *t, Rng *rng, int64_t rows, int64_t cols) {
-    Tensor *x = tensor_2d(t->step, DT_f32, rows, cols);
-    for (int64_t i = 0; i < rows * cols; i++) f32(x)[i] = 0.5f * rng_normal(rng);
-    x->wants_grad = true;
-    return x;
-}
-
 static OpCase sample(Tape *t, Rng *rng, int i) {
     enum { SEQS = 3 };
     static const struct {
@@ -310,8 +304,8 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
         {1, 1, 2, 66, {0, 134, 136, 136}, {0, 134, 136, 136}},
     };
     int64_t d = cases[i].d, Tq = cases[i].q_at[SEQS], Tk = cases[i].k_at[SEQS];
-    Tensor *q = random_2d(t, rng, Tq, cases[i].H * d);
-    Tensor *k = random_2d(t, rng, Tk, cases[i].K * d), *v = random_2d(t, rng, Tk, cases[i].K * d);
+    Tensor *q = sample_2d(t, rng, Tq, cases[i].H * d);
+    Tensor *k = sample_2d(t, rng, Tk, cases[i].K * d), *v = sample_2d(t, rng, Tk, cases[i].K * d);
     Tensor *q_at = tensor_1d(t->step, DT_i32, SEQS + 1),
            *k_at = tensor_1d(t->step, DT_i32, SEQS + 1);
     for (int s = 0; s <= SEQS; s++) {

@@ -5,10 +5,11 @@
  * Threads take (expert, panel) tasks as they come; every task owns what it writes, so the order in
  * which they come does not matter. An expert without rows has no tasks worth the name. */
 #include "../gemm.h"
+#include "sample.h"
 #include <omp.h>
 
 enum { X, W, OFF, LX, A, B, N_IN };
-enum { PANEL = 128 }; /* rows (y, dw) or columns (dx) of a weight in one task */
+enum { PANEL = 512 }; /* rows (y, dw) or columns (dx) of a weight in one task */
 typedef struct Attr {
     float s;
 } Attr;
@@ -176,14 +177,6 @@ static void bwd(Tape *t, Node *n) {
     arena_release(t->step, mark);
 }
 
-static Tensor *random_3d(Tape *t, Rng *rng, int64_t n, int64_t rows, int64_t cols, bool learns) {
-    Tensor *x =
-        n ? tensor_3d(t->step, DT_f32, n, rows, cols) : tensor_2d(t->step, DT_f32, rows, cols);
-    for (int64_t i = 0; i < tensor_numel(x); i++) f32(x)[i] = 0.5f * rng_normal(rng);
-    x->wants_grad = learns;
-    return x;
-}
-
 static OpCase sample(Tape *t, Rng *rng, int i) {
     enum { EXPERTS = 3 };
     static const struct {
@@ -195,13 +188,14 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
         {6, 3, 2, {0, 5, 11, 11}, DT_f32, false, false}, /* LoRA on the same x */
         {5, 4, 3, {0, 0, 6, 12}, DT_bf16, false, true},  /* an x of its own, stored in bf16 */
         {70, 3, 1, {0, 1, 4, 5}, DT_f16, false, false},  /* few rows: w is read as stored */
-        {3, 130, 1, {0, 5, 5, 6}, DT_f32, false, false}, /* more than one panel */
+        {3, 520, 1, {0, 5, 5, 6}, DT_f32, false, false}, /* more than one panel */
     };
     int64_t I = cases[i].I, O = cases[i].O, R = cases[i].R, T = cases[i].off[EXPERTS];
-    Tensor *x = random_3d(t, rng, 0, T, I, true);
-    Tensor *w = random_3d(t, rng, EXPERTS, O, I, cases[i].w_learns);
+    Tensor *x = sample_2d(t, rng, T, I);
+    Tensor *w = sample_fill(tensor_3d(t->step, DT_f32, EXPERTS, O, I), rng);
     Tensor *off = tensor_1d(t->step, DT_i32, EXPERTS + 1);
     for (int e = 0; e <= EXPERTS; e++) i32(off)[e] = cases[i].off[e];
+    w->wants_grad = cases[i].w_learns;
     if (cases[i].w != DT_f32) {
         Tensor *stored = tensor_3d(t->step, cases[i].w, EXPERTS, O, I);
         dtype_info[cases[i].w].from_f32(f32(w), stored->data, tensor_numel(w));
@@ -209,9 +203,9 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
     }
     Lora l = {0};
     if (R) {
-        Tensor *lx = cases[i].own_lx ? random_3d(t, rng, 0, T, I, true) : x;
-        l = (Lora){lx, random_3d(t, rng, EXPERTS, R, I, true),
-                   random_3d(t, rng, EXPERTS, O, R, true), 0.75f};
+        Tensor *lx = cases[i].own_lx ? sample_2d(t, rng, T, I) : x;
+        l = (Lora){lx, sample_fill(tensor_3d(t->step, DT_f32, EXPERTS, R, I), rng),
+                   sample_fill(tensor_3d(t->step, DT_f32, EXPERTS, O, R), rng), 0.75f};
     }
     return (OpCase){grouped(t, x, w, off, l), i + 1 == (int)COUNT_OF(cases)};
 }

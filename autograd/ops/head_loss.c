@@ -6,6 +6,7 @@
  * dw (V,D)), and backward only scales them (Liger kernels; Hsu et al. 2024). */
 #include "../gemm.h"
 #include "../simd.h"
+#include "sample.h"
 #include <math.h>
 #include <string.h>
 
@@ -157,13 +158,6 @@ static void bwd(Tape *t, Node *n) {
     }
 }
 
-static Tensor *random_2d(Tape *t, Rng *rng, int64_t rows, int64_t cols, bool learns) {
-    Tensor *x = tensor_2d(t->step, DT_f32, rows, cols);
-    for (int64_t i = 0; i < rows * cols; i++) f32(x)[i] = 0.5f * rng_normal(rng);
-    x->wants_grad = learns;
-    return x;
-}
-
 static OpCase sample(Tape *t, Rng *rng, int i) {
     static const struct {
         int T, V, D;
@@ -178,8 +172,9 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
         {4, 5, 3, 0, DT_f32, true, 0},
     };
     int64_t T = cases[i].T, V = cases[i].V, D = cases[i].D;
-    Tensor *h = random_2d(t, rng, T, D, true), *w = random_2d(t, rng, V, D, cases[i].w_learns);
+    Tensor *h = sample_2d(t, rng, T, D), *w = sample_2d(t, rng, V, D);
     Tensor *labels = tensor_1d(t->step, DT_i32, T);
+    w->wants_grad = cases[i].w_learns;
     if (cases[i].w != DT_f32) {
         Tensor *stored = tensor_2d(t->step, cases[i].w, V, D);
         dtype_info[cases[i].w].from_f32(f32(w), stored->data, V * D);

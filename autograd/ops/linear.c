@@ -3,6 +3,7 @@
  * Low-rank addition: Hu et al. 2021. A w that does not learn may be of any format and is opened
  * panel by panel, once for y and once for dx. */
 #include "../gemm.h"
+#include "sample.h"
 
 enum { X, W, LX, A, B, N_IN };
 typedef struct Attr {
@@ -57,13 +58,6 @@ static void bwd(Tape *t, Node *n) {
     arena_release(t->step, mark);
 }
 
-static Tensor *random_2d(Tape *t, Rng *rng, int64_t rows, int64_t cols, bool learns) {
-    Tensor *x = tensor_2d(t->step, DT_f32, rows, cols);
-    for (int64_t i = 0; i < rows * cols; i++) f32(x)[i] = 0.5f * rng_normal(rng);
-    x->wants_grad = learns;
-    return x;
-}
-
 static OpCase sample(Tape *t, Rng *rng, int i) {
     static const struct {
         int T, I, O, R;
@@ -78,7 +72,8 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
         {3, 66, 2, 0, DT_f32, true, false},
     };
     int64_t T = cases[i].T, I = cases[i].I, O = cases[i].O, R = cases[i].R;
-    Tensor *x = random_2d(t, rng, T, I, true), *w = random_2d(t, rng, O, I, cases[i].w_learns);
+    Tensor *x = sample_2d(t, rng, T, I), *w = sample_2d(t, rng, O, I);
+    w->wants_grad = cases[i].w_learns;
     if (cases[i].w != DT_f32) {
         Tensor *stored = tensor_2d(t->step, cases[i].w, O, I);
         dtype_info[cases[i].w].from_f32(f32(w), stored->data, O * I);
@@ -86,8 +81,8 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
     }
     Lora l = {0};
     if (R) {
-        Tensor *lx = cases[i].own_lx ? random_2d(t, rng, T, I, true) : x;
-        l = (Lora){lx, random_2d(t, rng, R, I, true), random_2d(t, rng, O, R, true), 0.75f};
+        Tensor *lx = cases[i].own_lx ? sample_2d(t, rng, T, I) : x;
+        l = (Lora){lx, sample_2d(t, rng, R, I), sample_2d(t, rng, O, R), 0.75f};
     }
     return (OpCase){linear(t, x, w, l), i + 1 == (int)COUNT_OF(cases)};
 }
