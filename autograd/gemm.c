@@ -31,39 +31,32 @@ static void clear_or_scale(int64_t m, int64_t n, float beta, float *c, int64_t l
     }
 }
 
-/* Products this small are added up in float64: it costs no time that shows, and a tiny model then
- * differs from a reference by the reference's own rounding alone. */
-enum { EXACT_BELOW = 1 << 18 };
-
-SIMD static void add_row_f64(double *sum, double x, const float *b, int64_t n) {
-    for (int64_t j = 0; j < n; j++) sum[j] += x * (double)b[j];
+/* Products of matrices this small run in float64: it costs little at that size, and a tiny model
+ * then differs from a reference by the reference's own rounding alone. */
+enum { EXACT_VALUES = 128 * 128 };
+static bool is_small(int64_t m, int64_t n, int64_t k) {
+    return m * k <= EXACT_VALUES && k * n <= EXACT_VALUES && m * n <= EXACT_VALUES;
 }
-SIMD static double dot_f64(const float *a, int64_t step, const float *b, int64_t n) {
-    double sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t q = 0; q < n; q++) sum += (double)a[q * step] * (double)b[q];
-    return sum;
+
+SIMD static void widen(const float *src, double *dst, int64_t n) {
+    for (int64_t i = 0; i < n; i++) dst[i] = (double)src[i];
+}
+SIMD static void narrow_row(const double *src, float beta, float *dst, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        dst[i] = (float)(src[i] + (beta == 0 ? 0 : (double)beta * (double)dst[i]));
+    }
 }
 static void gemm_small(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha,
                        const float *a, int64_t lda, const float *b, int64_t ldb, float beta,
                        float *c, int64_t ldc) {
-    enum { COLUMNS = 256 };
-    for (int64_t i = 0; i < m; i++) {
-        const float *ai = ta ? a + i : a + i * lda;
-        int64_t step = ta ? lda : 1;
-        for (int64_t at = 0; at < n; at += COLUMNS) {
-            double sum[COLUMNS] = {0};
-            int64_t some = min64(COLUMNS, n - at);
-            for (int64_t q = 0; q < k && !tb; q++)
-                add_row_f64(sum, (double)ai[q * step], b + q * ldb + at, some);
-            for (int64_t j = 0; j < some && tb; j++)
-                sum[j] = dot_f64(ai, step, b + (at + j) * ldb, k);
-            for (int64_t j = 0; j < some; j++) {
-                float *to = c + i * ldc + at + j;
-                *to = (float)((double)alpha * sum[j] + (beta == 0 ? 0 : (double)beta * (double)*to));
-            }
-        }
-    }
+    static _Thread_local double wide_a[EXACT_VALUES], wide_b[EXACT_VALUES], wide_c[EXACT_VALUES];
+    int64_t rows_a = ta ? k : m, cols_a = ta ? m : k, rows_b = tb ? n : k, cols_b = tb ? k : n;
+    for (int64_t i = 0; i < rows_a; i++) widen(a + i * lda, wide_a + i * cols_a, cols_a);
+    for (int64_t i = 0; i < rows_b; i++) widen(b + i * ldb, wide_b + i * cols_b, cols_b);
+    cblas_dgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans,
+                (int)m, (int)n, (int)k, (double)alpha, wide_a, (int)cols_a, wide_b, (int)cols_b, 0,
+                wide_c, (int)n);
+    for (int64_t i = 0; i < m; i++) narrow_row(wide_c + i * n, beta, c + i * ldc, n);
 }
 
 void gemm_serial(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
@@ -76,11 +69,11 @@ void gemm_serial(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha,
         clear_or_scale(m, n, beta, c, ldc);
         return;
     }
-    if (m * n * k <= EXACT_BELOW) {
+    blas_single_thread();
+    if (is_small(m, n, k)) {
         gemm_small(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
         return;
     }
-    blas_single_thread();
     if (m ==
         1) { /* OpenBLAS packs b for a product of one row too: a matrix-vector product does not */
         if (beta == 0) memset(c, 0, (size_t)n * sizeof *c);
