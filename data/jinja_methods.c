@@ -113,9 +113,8 @@ static List *split_spaces(Run *r, Str s, int64_t max) {
     while (s.n) {
         size_t end = 0;
         while (end < s.n && !point_is_space(str_point(s, end))) end += str_point_bytes(s, end);
-        if (max >= 0 && (int64_t)l->n == max) { /* the rest, but for the space at its end */
-            Str rest = str_strip(s, RIGHT, NULL);
-            add_part(r, l, rest.p, rest.n);
+        if (max >= 0 && (int64_t)l->n == max) { /* the rest as it is */
+            add_part(r, l, s.p, s.n);
             break;
         }
         add_part(r, l, s.p, end);
@@ -148,8 +147,7 @@ static List *split_spaces_right(Run *r, Str s, int64_t max) {
         while (start > 0 && !point_is_space(str_point(s, str_back(s, start))))
             start = str_back(s, start);
         if (max >= 0 && (int64_t)l->n == max) {
-            Str rest = str_strip(s, LEFT, NULL);
-            add_part(r, l, rest.p, rest.n);
+            add_part(r, l, s.p, s.n);
             break;
         }
         add_part(r, l, s.p + start, s.n - start);
