@@ -73,6 +73,7 @@ typedef struct DatasetPart {
 /* A row as it is handed out; all of it is overwritten by the next. */
 typedef struct DatasetRow {
     const char *path;
+    int32_t spec; /* index into the specs */
     int64_t line;
     int32_t copies; /* how often the weight takes it; 0 is never handed out */
     Sample sample;
@@ -93,7 +94,7 @@ int dataset_read(const DatasetContext *ctx, const DatasetSpec *specs, int n_spec
 /* Where a sample came from: an index into the specs, and the line. */
 typedef struct SampleSource {
     int32_t spec;
-    bool copy; /* shares the arrays of the sample before */
+    bool copy; /* shares the arrays of another */
     int64_t line;
 } SampleSource;
 

@@ -1,0 +1,359 @@
+#include "dataset.h"
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include "dataset_room.h"
+#include "files.h"
+#include "json.h"
+#include "jsonl.h"
+
+/* Streams of random numbers: what one draws never shifts what another does. */
+static const uint64_t STREAM_ORDER = 0x6f72646572ull << 24, STREAM_SPLIT = 0x73706c6974ull << 24;
+
+int32_t sample_supervised(const Sample *s) {
+    int32_t n = 0;
+    for (int32_t i = 1; i < s->n; i++) n += s->labels[i] != LABEL_IGNORE;
+    return n;
+}
+
+/* ---- what the model gives ---- */
+
+/* What this entry's rows need; auto asks its first row. */
+static int needs_of(const DatasetSpec *spec, RoomNeeds *needs, Err *e) {
+    Jsonl j;
+    json_t *first = NULL;
+    bool peek = !spec->type || strcmp(spec->type, "auto") == 0;
+    if (peek) {
+        int rc = jsonl_open(&j, spec->path, e);
+        if (rc == 0) rc = jsonl_next(&j, &first, e);
+        jsonl_close(&j);
+        TRY(rc);
+        if (!first) return 0; /* an empty file needs nothing */
+    }
+    const DatasetRoom *room = dataset_room_find(spec->type, first, e);
+    json_decref(first);
+    if (!room) return err_prefix(e, "%.300s", spec->path);
+    if (room->needs > *needs) *needs = room->needs;
+    return 0;
+}
+
+/* dir/name as JSON, or NULL where there is no such file. */
+static int read_optional(const char *dir, const char *name, json_t **out, Err *e) {
+    char *path = files_join(dir, name);
+    *out = NULL;
+    int rc = files_exists(path) ? json_read_file(out, path, e) : 0;
+    mem_free(path);
+    return rc;
+}
+
+/* A field of config.json, or of the text model inside it. */
+static const json_t *config_field(const json_t *config, const char *key) {
+    const json_t *value = json_object_get(config, key);
+    return value && !json_is_null(value)
+               ? value
+               : json_object_get(json_object_get(config, "text_config"), key);
+}
+
+/* eos_token of tokenizer_config.json (a text, or an object with content), else eos_token_id of
+ * config.json (an id, or a list whose first counts). */
+static int32_t find_eos(const DatasetContext *ctx, const json_t *tokenizer_config,
+                        const json_t *config) {
+    const json_t *token = json_object_get(tokenizer_config, "eos_token");
+    const json_t *id = config_field(config, "eos_token_id");
+    if (json_is_object(token)) token = json_object_get(token, "content");
+    int32_t found =
+        json_is_string(token) ? tokenizer_find(ctx->tokenizer, json_string_value(token)) : -1;
+    if (found >= 0) return found;
+    if (json_is_array(id)) id = json_array_get(id, 0);
+    int64_t value = json_is_integer(id) ? json_integer_value(id) : -1;
+    return value >= 0 && value < INT32_MAX ? (int32_t)value : -1;
+}
+
+static int open_tokenizer(DatasetContext *ctx, const char *dir, const json_t *config, Err *e) {
+    json_t *tokenizer_config;
+    char *path = files_join(dir, "tokenizer.json");
+    int rc = tokenizer_open(&ctx->tokenizer, path, e);
+    mem_free(path);
+    TRY(rc);
+    TRY(read_optional(dir, "tokenizer_config.json", &tokenizer_config, e));
+    ctx->eos_id = find_eos(ctx, tokenizer_config, config);
+    json_decref(tokenizer_config);
+    return 0;
+}
+
+int dataset_open(DatasetContext *ctx, const char *model_dir, const char *which, Thinking thinking,
+                 const DatasetSpec *specs, int n_specs, Err *e) {
+    static const char *const assistant[] = {"assistant"};
+    *ctx = (DatasetContext){.eos_id = -1,
+                            .sequence_len = 2048,
+                            .excess_length_strategy = "drop",
+                            .roles_to_train = assistant,
+                            .n_roles_to_train = 1,
+                            .train_on_eos = "turn"};
+    RoomNeeds needs = NOTHING;
+    for (int i = 0; i < n_specs; i++) TRY(needs_of(&specs[i], &needs, e));
+    json_t *config;
+    TRY(read_optional(model_dir, "config.json", &config, e));
+    int64_t vocab = json_integer_value(config_field(config, "vocab_size"));
+    if (vocab > 0 && vocab < INT32_MAX) ctx->vocab_size = (int32_t)vocab;
+    int rc = needs >= A_TOKENIZER ? open_tokenizer(ctx, model_dir, config, e) : 0;
+    if (rc == 0 && needs >= A_CHAT) rc = chat_open(&ctx->chat, model_dir, which, thinking, e);
+    json_decref(config);
+    return rc;
+}
+
+void dataset_close(DatasetContext *ctx) {
+    if (ctx->chat) chat_close(ctx->chat);
+    if (ctx->tokenizer) tokenizer_close(ctx->tokenizer);
+    ctx->chat = NULL;
+    ctx->tokenizer = NULL;
+}
+
+/* ---- rows one by one ---- */
+
+typedef struct Reading {
+    const DatasetContext *ctx;
+    const DatasetSpec *spec;
+    DatasetCounts *counts;
+    DatasetRow row;
+    const DatasetRoom *room;   /* of the file; NULL before its first row */
+    int64_t rows;              /* of the file, so far */
+    int64_t done, total, told; /* bytes of all files, for the progress */
+    DatasetTake take;
+    void *user;
+} Reading;
+
+static void empty_row(DatasetRow *row) {
+    row->text.n = row->tokens.n = 0;
+    row->n_parts = 0;
+    row->empty = false;
+}
+
+/* How often row i of a file is taken: whole copies for all, and the fraction spread evenly. */
+static int32_t copies_of(double weight, int64_t i) {
+    return (int32_t)(floor((double)(i + 1) * weight) - floor((double)i * weight));
+}
+
+static int check_ids(const DatasetContext *ctx, const Sample *s, Err *e) {
+    for (int32_t i = 0; ctx->vocab_size && i < s->n; i++) {
+        if (s->ids[i] < ctx->vocab_size) continue;
+        return err_set(
+            e, "token id %d is not below the model's vocab_size %d: tokenizer and model do not fit",
+            s->ids[i], ctx->vocab_size);
+    }
+    return 0;
+}
+
+/* Decides whether the row is kept, and at what length. */
+static int fit_row(Reading *r, bool *keep, Err *e) {
+    const DatasetContext *ctx = r->ctx;
+    DatasetRow *row = &r->row;
+    size_t n = row->tokens.n;
+    DatasetCounts *counts = r->counts;
+    *keep = false;
+    if (row->empty) {
+        counts->dropped_empty++;
+        return 0;
+    }
+    if (n > INT32_MAX) return err_set(e, "a row of %zu tokens", n);
+    if (!ctx->keep_all && n > (size_t)ctx->sequence_len) {
+        if (strcmp(ctx->excess_length_strategy, "raise") == 0) {
+            return err_set(
+                e,
+                "the row has %zu tokens, above sequence_len %lld (excess_length_strategy: raise)",
+                n, (long long)ctx->sequence_len);
+        }
+        if (strcmp(ctx->excess_length_strategy, "drop") == 0) {
+            counts->dropped_long++;
+            return 0;
+        }
+        counts->truncated++;
+        n = (size_t)ctx->sequence_len;
+    }
+    row->sample = (Sample){row->tokens.id, row->labels, (int32_t)n};
+    TRY(check_ids(ctx, &row->sample, e));
+    *keep = ctx->keep_all || sample_supervised(&row->sample) > 0;
+    counts->dropped_unsupervised += !*keep;
+    return 0;
+}
+
+static int read_row(Reading *r, const json_t *object, Err *e) {
+    bool keep;
+    r->row.copies = copies_of(r->spec->weight, r->rows++);
+    r->counts->rows++;
+    if (!r->room) r->room = dataset_room_find(r->spec->type, object, e);
+    if (!r->room) return -1;
+    if (r->row.copies == 0) return 0;
+    empty_row(&r->row);
+    TRY(r->room->read(r->ctx, object, &r->row, e));
+    TRY(fit_row(r, &keep, e));
+    if (!keep) return 0;
+    r->counts->samples += r->row.copies;
+    r->counts->tokens += (int64_t)r->row.copies * r->row.sample.n;
+    r->counts->supervised += (int64_t)r->row.copies * sample_supervised(&r->row.sample);
+    return r->take(r->user, &r->row, e);
+}
+
+static void tell_progress(Reading *r, int64_t done) {
+    enum { STEP = 1 << 18 }; /* bytes between two calls */
+    if (!r->ctx->progress || (done < r->told + STEP && done != r->total)) return;
+    r->told = done;
+    r->ctx->progress(r->ctx->progress_user, done, r->total);
+}
+
+static int read_file(Reading *r, Err *e) {
+    Jsonl j;
+    int rc = jsonl_open(&j, r->spec->path, e);
+    r->row.path = r->spec->path;
+    r->room = NULL;
+    r->rows = 0;
+    while (rc == 0) {
+        json_t *object;
+        rc = jsonl_next(&j, &object, e);
+        if (rc != 0 || !object) break;
+        r->row.line = j.line;
+        rc = read_row(r, object, e);
+        if (rc != 0) err_prefix(e, "%.300s:%lld", r->spec->path, (long long)j.line);
+        json_decref(object);
+        tell_progress(r, r->done + j.done);
+    }
+    r->done += j.done;
+    jsonl_close(&j);
+    return rc;
+}
+
+static int64_t bytes_of(const DatasetSpec *specs, int n) {
+    int64_t total = 0;
+    for (int i = 0; i < n; i++) {
+        struct stat about;
+        if (stat(specs[i].path, &about) == 0) total += about.st_size;
+    }
+    return total;
+}
+
+int dataset_read(const DatasetContext *ctx, const DatasetSpec *specs, int n_specs, DatasetTake take,
+                 void *user, DatasetCounts *counts, Err *e) {
+    Reading r = {.ctx = ctx,
+                 .counts = counts,
+                 .take = take,
+                 .user = user,
+                 .total = bytes_of(specs, n_specs)};
+    int rc = 0;
+    *counts = (DatasetCounts){0};
+    for (int i = 0; i < n_specs && rc == 0; i++) {
+        r.spec = &specs[i];
+        r.row.spec = i;
+        rc = read_file(&r, e);
+    }
+    tokens_free(&r.row.tokens);
+    buf_free(&r.row.text);
+    mem_free(r.row.labels);
+    mem_free(r.row.parts);
+    return rc;
+}
+
+/* ---- all of them ---- */
+
+typedef struct Loading {
+    Dataset *set;
+    int64_t cap;
+} Loading;
+
+static void append(Loading *l, Sample sample, SampleSource source) {
+    Dataset *d = l->set;
+    if (d->n == l->cap) {
+        int64_t cap = l->cap ? l->cap * 2 : 256;
+        d->samples =
+            mem_grow(d->samples, sizeof sample * (size_t)l->cap, sizeof sample * (size_t)cap);
+        d->source =
+            mem_grow(d->source, sizeof source * (size_t)l->cap, sizeof source * (size_t)cap);
+        l->cap = cap;
+    }
+    d->samples[d->n] = sample;
+    d->source[d->n++] = source;
+}
+
+static int keep_row(void *user, const DatasetRow *row, Err *e) {
+    Loading *l = user;
+    size_t bytes = sizeof(int32_t) * (size_t)row->sample.n;
+    (void)e;
+    Sample own = {.ids = mem_alloc(2 * bytes), .n = row->sample.n};
+    own.labels = own.ids + own.n;
+    memcpy(own.ids, row->sample.ids, bytes);
+    memcpy(own.labels, row->sample.labels, bytes);
+    SampleSource source = {.spec = row->spec, .line = row->line};
+    for (int32_t i = 0; i < row->copies; i++) {
+        source.copy = i > 0;
+        append(l, own, source);
+    }
+    return 0;
+}
+
+int dataset_load(Dataset *out, const DatasetSpec *specs, int n_specs, const DatasetContext *ctx,
+                 Err *e) {
+    *out = (Dataset){0};
+    Loading l = {.set = out};
+    TRY(dataset_read(ctx, specs, n_specs, keep_row, &l, &out->counts, e));
+    if (out->n) return 0;
+    const DatasetCounts *c = &out->counts;
+    return err_set(e,
+                   "the datasets hold no sample: of %lld rows %lld are empty, %lld above "
+                   "sequence_len %lld and %lld "
+                   "have nothing supervised",
+                   (long long)c->rows, (long long)c->dropped_empty, (long long)c->dropped_long,
+                   (long long)ctx->sequence_len, (long long)c->dropped_unsupervised);
+}
+
+void dataset_free(Dataset *d) {
+    for (int64_t i = 0; i < d->n; i++) {
+        if (!d->source[i].copy) mem_free(d->samples[i].ids);
+    }
+    mem_free(d->samples);
+    mem_free(d->source);
+    *d = (Dataset){0};
+}
+
+/* ---- order ---- */
+
+static void shuffle_order(uint64_t seed, uint64_t stream, int64_t n, int64_t *order) {
+    for (int64_t i = n - 1; i > 0; i--) {
+        int64_t j = (int64_t)(rng_at(seed, stream, (uint64_t)i) % (uint64_t)(i + 1));
+        int64_t kept = order[i];
+        order[i] = order[j];
+        order[j] = kept;
+    }
+}
+
+void dataset_order(uint64_t seed, int64_t epoch, int64_t n, bool shuffle, int64_t *order) {
+    for (int64_t i = 0; i < n; i++) order[i] = i;
+    if (shuffle) shuffle_order(seed, STREAM_ORDER + (uint64_t)epoch, n, order);
+}
+
+int64_t dataset_split(Dataset *d, double val_set_size, uint64_t seed) {
+    /* 7% of 100 rows is 7.000000000000001: rounding up has to forgive that */
+    double wanted = val_set_size < 1 ? ceil(val_set_size * (double)d->n - 1e-9) : val_set_size;
+    int64_t held = wanted < (double)d->n ? (int64_t)wanted : d->n;
+    size_t n = (size_t)d->n;
+    int64_t *order = mem_alloc(sizeof *order * n);
+    bool *is_out = mem_alloc(n);
+    for (int64_t i = 0; i < d->n; i++) order[i] = i;
+    shuffle_order(seed, STREAM_SPLIT, d->n, order);
+    for (int64_t i = 0; i < held; i++) is_out[order[i]] = true;
+
+    Sample *samples = mem_alloc(sizeof *samples * n);
+    SampleSource *source = mem_alloc(sizeof *source * n);
+    int64_t at[2] = {0, d->n - held}; /* where the next kept, the next held-out one goes */
+    for (int64_t i = 0; i < d->n; i++) {
+        int64_t to = at[is_out[i]]++;
+        samples[to] = d->samples[i];
+        source[to] = d->source[i];
+    }
+    mem_free(d->samples);
+    mem_free(d->source);
+    mem_free(order);
+    mem_free(is_out);
+    d->samples = samples;
+    d->source = source;
+    return held;
+}

@@ -1,0 +1,71 @@
+#include "jsonl.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include "json.h"
+
+static int opened(Jsonl *j, const char *name, Err *e) {
+    if (!j->file) return err_set(e, "%s: cannot be opened: %s", name, strerror(errno));
+    j->path = mem_copy_text(name);
+    return 0;
+}
+
+int jsonl_open(Jsonl *j, const char *path, Err *e) {
+    *j = (Jsonl){.file = fopen(path, "rb")};
+    TRY(opened(j, path, e));
+    struct stat about;
+    if (fstat(fileno(j->file), &about) == 0 && S_ISREG(about.st_mode)) j->bytes = about.st_size;
+    return 0;
+}
+
+int jsonl_open_text(Jsonl *j, const void *text, size_t n, const char *name, Err *e) {
+    /* fmemopen takes no empty buffer; it does not write through one opened for reading */
+    *j = (Jsonl){.file = n ? fmemopen((void *)text, n, "rb") : fopen("/dev/null", "rb"),
+                 .bytes = (int64_t)n};
+    return opened(j, name, e);
+}
+
+static bool is_blank(const char *text, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        if (!memchr(" \t\r\n", text[i], 4)) return false;
+    }
+    return true;
+}
+
+static int parse_line(const Jsonl *j, const char *text, size_t n, json_t **row, Err *e) {
+    char where[400];
+    snprintf(where, sizeof where, "%.300s:%lld", j->path, (long long)j->line);
+    TRY(json_read_text(row, text, n, where, e));
+    if (json_is_object(*row)) return 0;
+    err_set(e, "%s: the line is %s, expected an object in braces", where, json_kind(*row));
+    json_decref(*row);
+    *row = NULL;
+    return -1;
+}
+
+int jsonl_next(Jsonl *j, json_t **row, Err *e) {
+    *row = NULL;
+    for (;;) {
+        errno = 0;
+        ssize_t length = getline(&j->text, &j->cap, j->file);
+        if (length < 0) {
+            if (!ferror(j->file)) return 0;
+            return err_set(e, "%s: cannot be read: %s", j->path, strerror(errno));
+        }
+        const char *text = j->text;
+        size_t n = (size_t)length;
+        j->line++;
+        j->done += length;
+        if (j->line == 1 && n >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0) text += 3, n -= 3;
+        while (n && (text[n - 1] == '\n' || text[n - 1] == '\r')) n--;
+        if (!is_blank(text, n)) return parse_line(j, text, n, row, e);
+    }
+}
+
+void jsonl_close(Jsonl *j) {
+    if (j->file) fclose(j->file);
+    free(j->text);
+    mem_free(j->path);
+    *j = (Jsonl){0};
+}
