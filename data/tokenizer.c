@@ -15,7 +15,7 @@ struct Tokenizer {
     Bpe bpe;
     Vocab extra; /* added tokens that the model's vocabulary lacks */
     AddedTokens added;
-    bool *special; /* by id */
+    int32_t *added_at; /* by id: index into added + 1, or 0 */
     Steps normalizer, pre_tokenizer;
     PostProcessor post;
     Decoders decoders;
@@ -130,9 +130,8 @@ static int read_all_added(Tokenizer *t, const json_t *file, const char *path, Er
     size_t i;
     TRY(json_get_array(file, "added_tokens", &list, path, e));
     json_array_foreach(list, i, each) TRY(read_added(t, each, path, e));
-    t->special = mem_alloc((size_t)tokenizer_size(t) * sizeof *t->special);
-    for (i = 0; i < t->added.n; i++)
-        if (t->added.at[i].special) t->special[t->added.at[i].id] = true;
+    t->added_at = mem_alloc((size_t)tokenizer_size(t) * sizeof *t->added_at);
+    for (i = 0; i < t->added.n; i++) t->added_at[t->added.at[i].id] = (int32_t)i + 1;
     return added_finish(&t->added, &t->normalizer, e);
 }
 
@@ -174,7 +173,7 @@ void tokenizer_close(Tokenizer *t) {
     steps_free(&t->pre_tokenizer);
     post_processor_free(&t->post);
     decoders_free(&t->decoders);
-    mem_free(t->special);
+    mem_free(t->added_at);
     mem_free(t);
 }
 
@@ -197,8 +196,14 @@ const char *tokenizer_piece(const Tokenizer *t, int32_t id) {
     return piece_of(t, id, &n);
 }
 
+static const AddedToken *added_of(const Tokenizer *t, int32_t id) {
+    int32_t at = id >= 0 && id < tokenizer_size(t) ? t->added_at[id] : 0;
+    return at ? &t->added.at[at - 1] : NULL;
+}
+
 bool tokenizer_is_special(const Tokenizer *t, int32_t id) {
-    return id >= 0 && id < tokenizer_size(t) && t->special[id];
+    const AddedToken *token = added_of(t, id);
+    return token && token->special;
 }
 
 /* What one call of encode works in. */
@@ -280,8 +285,12 @@ void tokenizer_decode(const Tokenizer *t, const int32_t *ids, size_t n, bool ski
     for (size_t i = 0; i < n; i++) {
         size_t length;
         const char *piece = piece_of(t, ids[i], &length);
-        if (!piece || (skip_special && tokenizer_is_special(t, ids[i]))) continue;
-        buf_add(&pieces.bytes, piece, length);
+        const AddedToken *token = added_of(t, ids[i]);
+        if (!piece || (skip_special && token && token->special)) continue;
+        if (token)
+            buf_add(&pieces.bytes, token->shown.p, token->shown.n);
+        else
+            buf_add(&pieces.bytes, piece, length);
         strings_end(&pieces);
     }
     decoders_run(&t->decoders, &pieces, out);

@@ -13,7 +13,10 @@ AddedToken *added_add(AddedTokens *a) {
 }
 
 void added_free(AddedTokens *a) {
-    for (size_t i = 0; i < a->n; i++) buf_free(&a->at[i].content);
+    for (size_t i = 0; i < a->n; i++) {
+        buf_free(&a->at[i].content);
+        buf_free(&a->at[i].shown);
+    }
     mem_free(a->at);
     mem_free(a->raw.node);
     mem_free(a->normal.node);
@@ -68,13 +71,14 @@ static int32_t trie_match(const Trie *t, const char *text, size_t n, size_t *len
 }
 
 static int add_normalized(AddedTokens *a, size_t i, const Steps *normalizer, Err *e) {
-    const AddedToken *token = &a->at[i];
+    AddedToken *token = &a->at[i];
     Stage stage = {0}, spare = {0};
     Matcher m = {0};
     text_add(&stage.text, token->content.p, token->content.n, 0, 0);
     stage_add(&stage, 0, stage.text.n, -1);
     int rc = steps_run(normalizer, &stage, &spare, &m, e);
-    if (rc == 0) trie_add(&a->normal, stage.text.p, stage.text.n, (int32_t)i);
+    buf_add(&token->shown, stage.text.p, stage.text.n);
+    if (rc == 0) trie_add(&a->normal, token->shown.p, token->shown.n, (int32_t)i);
     stage_free(&stage);
     stage_free(&spare);
     matcher_free(&m);
@@ -84,12 +88,14 @@ static int add_normalized(AddedTokens *a, size_t i, const Steps *normalizer, Err
 int added_finish(AddedTokens *a, const Steps *normalizer, Err *e) {
     for (int special = 1; special >= 0; special--) /* special ones come first among equals */
         for (size_t i = 0; i < a->n; i++) {
-            const AddedToken *token = &a->at[i];
+            AddedToken *token = &a->at[i];
             if (token->special != special) continue;
-            if (token->normalized)
+            if (token->normalized) {
                 TRY(add_normalized(a, i, normalizer, e));
-            else
-                trie_add(&a->raw, token->content.p, token->content.n, (int32_t)i);
+                continue;
+            }
+            buf_add(&token->shown, token->content.p, token->content.n);
+            trie_add(&a->raw, token->content.p, token->content.n, (int32_t)i);
         }
     return 0;
 }

@@ -6,6 +6,7 @@
 
 typedef struct AddedToken {
     Buf content;
+    Buf shown; /* what it decodes to: content, normalised where it is looked for so */
     int32_t id;
     bool special;        /* left out by a decode that skips special tokens */
     bool single_word;    /* only where no letter or digit touches it */

@@ -3,7 +3,10 @@
  * The dialects agree on nearly all that tokenizers use. Where they differ the expression is
  * rewritten while it is copied, so that the same text is found:
  *   \s \S           White_Space (PCRE2's also holds U+180E)
- *   \w \W \h \H     Unicode words and hexadecimal digits (PCRE2: fewer letters; horizontal space)
+ *   \w \W \b \B     Unicode words (PCRE2's lack marks)
+ *   \h \H           hexadecimal digits (PCRE2: horizontal space)
+ *   [:alpha:] ...   by Unicode property
+ *   \p{Han}         by script (PCRE2: also characters that many scripts share)
  *   \uHHHH          \x{HHHH}
  *   {n,m}+          a repeated repeat (PCRE2: possessive)
  *   {,m}            {0,m}
@@ -22,18 +25,85 @@ typedef struct Rewrite {
     const char *refused; /* what cannot be said in PCRE2 */
 } Rewrite;
 
-/* Escapes that mean something else in PCRE2; in_class NULL: cannot be said inside [...]. */
-static const struct {
-    char letter;
-    const char *outside, *in_class;
-} ESCAPES[] = {
-    {'s', "\\p{White_Space}", "\\p{White_Space}"},
-    {'S', "\\P{White_Space}", "\\P{White_Space}"},
-    {'w', "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}]", "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"},
-    {'W', "[^\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}]", NULL},
-    {'h', "[0-9a-fA-F]", "0-9a-fA-F"},
-    {'H', "[^0-9a-fA-F]", NULL},
+#define WORD       "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+#define LOOSE_WORD WORD "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}" /* Oniguruma outside [...] */
+#define BOUNDARY                                                                                   \
+    "(?:(?<=[" LOOSE_WORD "])(?![" LOOSE_WORD "])|(?<![" LOOSE_WORD "])(?=[" LOOSE_WORD "]))"
+
+/* Names that mean something else in PCRE2; NULL: cannot be said there. */
+typedef struct Meaning {
+    const char *name, *outside, *in_class;
+} Meaning;
+static const Meaning ESCAPES[] = {
+    {"s", "\\p{White_Space}", "\\p{White_Space}"},
+    {"S", "\\P{White_Space}", "\\P{White_Space}"},
+    {"w", "[" LOOSE_WORD "]", WORD},
+    {"W", "[^" LOOSE_WORD "]", NULL},
+    {"b", BOUNDARY, "\\b"},
+    {"B", "(?!" BOUNDARY ")", NULL},
+    {"h", "[0-9a-fA-F]", "0-9a-fA-F"},
+    {"H", "[^0-9a-fA-F]", NULL},
 };
+static const Meaning CLASSES[] = {
+    {"[:alpha:]", NULL, "\\p{Alphabetic}"},
+    {"[:^alpha:]", NULL, "\\P{Alphabetic}"},
+    {"[:alnum:]", NULL, "\\p{Alphabetic}\\p{Nd}"},
+    {"[:^alnum:]", NULL, NULL},
+    {"[:blank:]", NULL, "\\t\\p{Zs}"},
+    {"[:space:]", NULL, "\\p{White_Space}"},
+    {"[:^space:]", NULL, "\\P{White_Space}"},
+    {"[:punct:]", NULL, "\\p{P}\\p{S}"},
+    {"[:^punct:]", NULL, NULL},
+    {"[:word:]", NULL, WORD},
+    {"[:^word:]", NULL, NULL},
+    {"[:lower:]", NULL, "\\p{Lowercase}"},
+    {"[:^lower:]", NULL, "\\P{Lowercase}"},
+    {"[:upper:]", NULL, "\\p{Uppercase}"},
+    {"[:^upper:]", NULL, "\\P{Uppercase}"},
+};
+
+/* Writes what the n characters of name mean, if the table has them. */
+static bool rewrite_name(Rewrite *r, const Meaning *table, size_t rows, const char *name,
+                         size_t n) {
+    for (size_t i = 0; i < rows; i++) {
+        if (strlen(table[i].name) != n || memcmp(table[i].name, name, n) != 0) continue;
+        const char *as = r->class_depth ? table[i].in_class : table[i].outside;
+        if (as)
+            buf_add_text(r->out, as);
+        else
+            r->refused = "\\W, \\B, \\H or [:^alnum:], [:^punct:], [:^word:] inside [...]";
+        return true;
+    }
+    return false;
+}
+
+static bool compiles(const char *regex, size_t n) {
+    int fault;
+    PCRE2_SIZE at;
+    pcre2_code *code =
+        pcre2_compile((PCRE2_SPTR)regex, n, PCRE2_UTF | PCRE2_UCP, &fault, &at, NULL);
+    pcre2_code_free(code);
+    return code != NULL;
+}
+
+/* "\p{Name}" at r->p as "\p{sc:Name}" if that is a script; names of up to two letters are
+ * categories. */
+static bool rewrite_script(Rewrite *r) {
+    size_t left = (size_t)(r->end - r->p);
+    const char *close = left > 3 && r->p[2] == '{' ? memchr(r->p, '}', left) : NULL;
+    if (!close || close - r->p < 6 || close - r->p > 64 || r->p[3] == '^') return false;
+    Buf script = {0};
+    buf_add(&script, r->p, 3);
+    buf_add_text(&script, "sc:");
+    buf_add(&script, r->p + 3, (size_t)(close + 1 - (r->p + 3)));
+    bool known = compiles(script.p, script.n);
+    if (known) {
+        buf_add(r->out, script.p, script.n);
+        r->p = close + 1;
+    }
+    buf_free(&script);
+    return known;
+}
 
 static void rewrite_escape(Rewrite *r) {
     const char *p = r->p;
@@ -42,16 +112,9 @@ static void rewrite_escape(Rewrite *r) {
         r->p++;
         return;
     }
+    if ((p[1] == 'p' || p[1] == 'P') && rewrite_script(r)) return;
     r->p += 2;
-    for (size_t i = 0; i < COUNT_OF(ESCAPES); i++) {
-        if (p[1] != ESCAPES[i].letter) continue;
-        const char *as = r->class_depth ? ESCAPES[i].in_class : ESCAPES[i].outside;
-        if (as)
-            buf_add_text(r->out, as);
-        else
-            r->refused = "\\W or \\H inside [...]";
-        return;
-    }
+    if (rewrite_name(r, ESCAPES, COUNT_OF(ESCAPES), p + 1, 1)) return;
     if (p[1] == 'u' && r->end - p >= 6) {
         buf_add_text(r->out, "\\x{");
         buf_add(r->out, p + 2, 4);
@@ -69,7 +132,7 @@ static bool rewrite_in_class(Rewrite *r) {
     if (*p == '[' && left > 1 && p[1] == ':') { /* [:alpha:] */
         const char *close = memmem(p, left, ":]", 2);
         size_t n = close ? (size_t)(close + 2 - p) : left;
-        buf_add(r->out, p, n);
+        if (!rewrite_name(r, CLASSES, COUNT_OF(CLASSES), p, n)) buf_add(r->out, p, n);
         r->p += n;
         return true;
     }
@@ -88,11 +151,11 @@ static bool rewrite_in_class(Rewrite *r) {
     return false;
 }
 
-/* "{n,m}" at r->p, and what follows it; false when this is no interval. */
+/* "{n,m}" at r->p, and what follows it; false when this is no interval. For n up to 1 a repeated
+ * repeat is any number from n on. */
 static bool rewrite_interval(Rewrite *r) {
-    const char *p = r->p + 1;
+    const char *first = r->p + 1, *p = first;
     bool digits = false, comma = false;
-    const char *first = p;
     for (; p < r->end && *p != '}'; p++) {
         if (*p >= '0' && *p <= '9')
             digits = true;
@@ -102,13 +165,18 @@ static bool rewrite_interval(Rewrite *r) {
             return false;
     }
     if (p == r->end || !digits) return false;
-    buf_add_text(r->out, *first == ',' ? "{0" : "{");
-    buf_add(r->out, first, (size_t)(p + 1 - first));
     r->p = p + 1;
     if (r->p < r->end && *r->p == '+') {
-        buf_add_text(r->out, "{1,}");
         r->p++;
+        bool one = first[0] == '1' && first[1] == ',', zero = first[0] == ',';
+        if (one || zero || (first[0] == '0' && first[1] == ',')) {
+            buf_add_text(r->out, one ? "+" : "*");
+            return true;
+        }
+        r->refused = "a repeated interval of more than one ({2}+)";
     }
+    buf_add_text(r->out, *first == ',' ? "{0" : "{");
+    buf_add(r->out, first, (size_t)(p + 1 - first));
     return true;
 }
 
