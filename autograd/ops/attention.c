@@ -14,7 +14,7 @@
 enum { Q, K, V, Q_AT, K_AT, N_IN };
 enum {
     TILE_Q = 64,
-    TILE_K = 128,
+    TILE_K = 512,
     BWD_TASKS = 8 /* enough of them for the threads; more cost memory (see bwd) */
 };
 
@@ -300,7 +300,7 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
         {2, 1, 2, 3, {0, 7, 11, 12}, {0, 7, 11, 12}},      /* a window */
         {2, 1, 3, 0, {0, 2, 3, 3}, {0, 6, 11, 11}},        /* more keys than queries */
         {1, 1, 2, 4, {0, 2, 5, 5}, {0, 7, 14, 14}},        /* the same with a window */
-        {2, 1, 2, 0, {0, 70, 70, 70}, {0, 140, 140, 140}}, /* several tiles both ways */
+        {2, 1, 2, 0, {0, 70, 70, 70}, {0, 530, 530, 530}}, /* several tiles both ways */
         {1, 1, 2, 66, {0, 134, 136, 136}, {0, 134, 136, 136}},
     };
     int64_t d = cases[i].d, Tq = cases[i].q_at[SEQS], Tk = cases[i].k_at[SEQS];
