@@ -74,8 +74,8 @@ void gemm_serial(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha,
         gemm_small(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
         return;
     }
-    if (m ==
-        1) { /* OpenBLAS packs b for a product of one row too: a matrix-vector product does not */
+    /* OpenBLAS would pack all of b for a product of one row; a matrix-vector product does not. */
+    if (m == 1) {
         if (beta == 0) memset(c, 0, (size_t)n * sizeof *c);
         cblas_sgemv(CblasRowMajor, tb ? CblasNoTrans : CblasTrans, (int)(tb ? n : k),
                     (int)(tb ? k : n), alpha, b, (int)ldb, a, ta ? (int)lda : 1,
