@@ -1,22 +1,20 @@
 /* rows.h - the samples a config's datasets hold, with the tokenizer and template that made them. */
 #ifndef ROWS_H
 #define ROWS_H
-#include "../data/dataset.h"
 #include "config.h"
 
 typedef struct Rows {
-    Tokenizer *tokenizer; /* NULL where only ids were read and the model has none */
-    Chat      *chat;      /* NULL where no row needed a template */
-    Dataset    set;
+    DatasetContext context;
+    Dataset        set;
 } Rows;
 
-typedef enum RowsUse { ROWS_TO_LEARN, ROWS_TO_MEASURE } RowsUse; /* to measure: every row is kept as it is */
+/* To learn from: rows too long are cut or dropped as the config says, and what nothing can be learned
+ * from is dropped; a line on standard error tells. To measure: every row is kept as it is. */
+typedef enum RowsUse { ROWS_TO_LEARN, ROWS_TO_MEASURE } RowsUse;
 
-/* list: cfg->datasets or cfg->test_datasets. */
+/* list: cfg->datasets or cfg->test_datasets. rows_close is needed after success only. */
 int  rows_open(Rows *r, const Config *cfg, const DatasetList *list, RowsUse use, Err *e);
 void rows_close(Rows *r);
-/* Ids that end an answer: config.json's and generation_config.json's eos_token_id. At most
- * STOP_IDS. */
-enum { STOP_IDS = 32 };
-int stop_ids(const char *model_dir, int32_t ids[STOP_IDS], int *n, Err *e);
+/* The context of a config, for a verb that reads rows itself; dataset_close either way. */
+int rows_context(DatasetContext *ctx, const Config *cfg, const DatasetList *list, Err *e);
 #endif

@@ -78,12 +78,6 @@ static double epoch_at(const Trainer *t, int64_t steps) {
 
 /* ---- one step ---- */
 
-static int64_t supervised_of(const Sample *r) {
-    int64_t n = 0;
-    for (int32_t j = 1; j < r->n; j++) n += r->labels[j] >= 0;
-    return n;
-}
-
 /* Forward and backward of one micro-batch; gradients add up in the ParamSet. */
 static double micro_step(Trainer *t, const Sample *const *rows, int n, float weight) {
     Session *s     = t->s;
@@ -103,7 +97,7 @@ static int optimiser_step(Trainer *t, StepResult *r, Err *e) {
     const Sample **rows  = mem_alloc(sizeof *rows * (size_t)t->rows_per_step);
     int64_t        n     = rows_of_step(t, t->run.step, rows);
     *r = (StepResult){.lr = cfg->learning_rate * schedule_factor(&t->schedule, t->run.step)};
-    for (int64_t i = 0; i < n; i++) r->tokens += rows[i]->n, r->supervised += supervised_of(rows[i]);
+    for (int64_t i = 0; i < n; i++) r->tokens += rows[i]->n, r->supervised += sample_supervised(rows[i]);
     params_zero_grad(&t->s->params);
     route_load_clear(&t->load);
     for (int64_t i = 0; i < n; i += cfg->micro_batch_size) {
