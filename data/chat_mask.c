@@ -17,6 +17,7 @@ typedef struct Mask {
     Conversation v;
     const char *role;
     Buf whole;
+    Buf prompt; /* a generation prompt, for turns whose own cannot be told */
 } Mask;
 
 typedef struct Closing { /* the token that ends a turn */
@@ -49,6 +50,22 @@ static void note_closing(Closing *c, const Buf *text, bool found, size_t start, 
 /* A generation prompt is the assistant's header; other roles have none. */
 static bool is_prompted(const Mask *m) { return strcmp(m->role, "assistant") == 0; }
 
+/* Fills m->prompt from the first place in the conversation where a generation prompt shows. */
+static void learn_prompt(Mask *m) {
+    size_t n = json_array_size(m->v.messages);
+    for (size_t i = 1; is_prompted(m) && i <= n && m->prompt.n == 0; i++) {
+        const json_t *role = json_object_get(json_array_get(m->v.messages, i), "role");
+        if (i < n && strcmp(json_string_value(role), m->role) != 0) continue;
+        Buf without = {0}, with = {0};
+        if (trial_render(&m->v, i, i, CHANGE_NOTHING, MARK_A, false, &without) &&
+            trial_render(&m->v, i, i, CHANGE_NOTHING, MARK_A, true, &with) &&
+            common_head(&without, &with) == without.n)
+            buf_add(&m->prompt, with.p + without.n, with.n - without.n);
+        buf_free(&without);
+        buf_free(&with);
+    }
+}
+
 static void front_render(const Mask *m, size_t at, Front *f) {
     const Conversation *v = &m->v;
     f->has_full = trial_render(v, at + 1, at, CHANGE_NOTHING, MARK_A, false, &f->full) &&
@@ -60,6 +77,21 @@ static void front_render(const Mask *m, size_t at, Front *f) {
                     common_head(&f->history, &f->prompt) == f->history.n;
 }
 
+/* The end of the header in whole[low, at): the prompt's last full occurrence, or the longest part
+ * of its front that ends right there (a prompt may add more than the header). Returns SIZE_MAX
+ * where neither is to be found. */
+static size_t header_end(const Buf *whole, size_t low, size_t at, const char *prompt, size_t n) {
+    enum { SHORTEST = 8 }; /* bytes: less could be chance */
+    size_t partial = SIZE_MAX;
+    for (size_t h = at; h-- > low;) {
+        size_t room = at - h, k = 0;
+        while (k < n && k < room && whole->p[h + k] == prompt[k]) k++;
+        if (k == n) return h + n;
+        if (k == room && k >= SHORTEST) partial = at;
+    }
+    return partial;
+}
+
 /* Fills f->span. False where the message changes what was said before it. */
 static bool front_span(const Mask *m, size_t at, Front *f) {
     Agreement same = agreement_of(&f->full, &f->a, &f->b);
@@ -68,6 +100,9 @@ static bool front_span(const Mask *m, size_t at, Front *f) {
         Agreement prompted = agreement_of(&f->prompt, &f->a, &f->b);
         size_t own = common_head(&f->prompt, &f->full);
         same.head = prompted.head < own ? prompted.head : own;
+    } else if (!f->has_prompt && m->prompt.n) {
+        end = header_end(&f->full, 0, same.head, m->prompt.p, m->prompt.n);
+        if (end != SIZE_MAX) same.head = end;
     }
     size_t text_end = f->full.n - same.tail;
     f->span = (ChatSpan){same.head, text_end, text_end, (int)at};
@@ -111,21 +146,6 @@ static Place place_of(const Mask *m, size_t at, Change change) {
     buf_free(&a);
     buf_free(&b);
     return place;
-}
-
-/* The end of the header in whole[low, at): the prompt's last full occurrence, or the longest part
- * of its front that ends right there (a prompt may add more than the header). Returns SIZE_MAX
- * where neither is to be found. */
-static size_t header_end(const Buf *whole, size_t low, size_t at, const char *prompt, size_t n) {
-    enum { SHORTEST = 8 }; /* bytes: less could be chance */
-    size_t partial = SIZE_MAX;
-    for (size_t h = at; h-- > low;) {
-        size_t room = at - h, k = 0;
-        while (k < n && k < room && whole->p[h + k] == prompt[k]) k++;
-        if (k == n) return h + n;
-        if (k == room && k >= SHORTEST) partial = at;
-    }
-    return partial;
 }
 
 /* The end of the turn whose texts end at `from`: *span's to and end_of_turn. */
@@ -173,8 +193,9 @@ static bool between_neighbours(const Mask *m, size_t at, const Place *place, siz
 static size_t start_in_place(const Mask *m, const Front *f, size_t low, size_t texts,
                              const Place *bare) {
     size_t start, end, at = bare->present && bare->from < texts ? bare->from : texts;
-    size_t n = f->has_prompt ? f->prompt.n - f->history.n : 0;
-    if (n > 0) return header_end(&m->whole, low, at, f->prompt.p + f->history.n, n);
+    size_t n = f->has_prompt ? f->prompt.n - f->history.n : m->prompt.n;
+    const char *prompt = f->has_prompt ? f->prompt.p + f->history.n : m->prompt.p;
+    if (n > 0) return header_end(&m->whole, low, at, prompt, n);
     if (bare->present) return at; /* no header of its own beyond what precedes a bare answer */
     bool found = find_special(&m->v, &m->whole, low, texts, &start, &end);
     return found ? end : SIZE_MAX;
@@ -198,10 +219,11 @@ static int find_in_place(const Mask *m, size_t at, const Front *f, ChatSpan *spa
     return close_in_place(m, f, has_calls, place.to, high, span) ? 1 : -1;
 }
 
-static int find_span(const Mask *m, size_t at, ChatSpan *span) {
+static int find_span(Mask *m, size_t at, ChatSpan *span) {
     Front f = {0};
     int found;
     front_render(m, at, &f);
+    if (!f.has_prompt) learn_prompt(m);
     if (f.has_full && front_span(m, at, &f) && is_in_place(m, &f)) {
         *span = f.span;
         found = 1;
@@ -212,7 +234,7 @@ static int find_span(const Mask *m, size_t at, ChatSpan *span) {
     return found;
 }
 
-static int find_all(const Mask *m, ChatSpan **spans, int *n, Err *e) {
+static int find_all(Mask *m, ChatSpan **spans, int *n, Err *e) {
     size_t i, total = json_array_size(m->v.messages), end = 0;
     json_t *message;
     *spans = mem_alloc(total * sizeof **spans);
@@ -254,5 +276,6 @@ int chat_spans(const Chat *c, const json_t *messages, const json_t *tools, const
         buf_add(text, m.whole.p, m.whole.n);
     }
     buf_free(&m.whole);
+    buf_free(&m.prompt);
     return failed;
 }
