@@ -29,7 +29,7 @@ static Value filter_title(Run *r, const Call *c) {
         bool cut = point_is_space(p) || (p < 0x80 && strchr("-({[<", (int)p));
         if (!cut) continue;
         text_add_str(r, &t, str_case(r, (Str){s.p + start, i - start}, CAPITAL));
-        if (i < s.n) text_add(r, &t, s.p + i, str_point_bytes(s, i));
+        if (i < s.n) jinja_text_add(r, &t, s.p + i, str_point_bytes(s, i));
         start = i + (i < s.n ? str_point_bytes(s, i) : 0);
     }
     return value_text(&t);
@@ -58,7 +58,7 @@ static Value filter_escape(Run *r, const Call *c) {
         if (hit) {
             text_add_str(r, &t, str_of(NAMES[hit - FROM]));
         } else {
-            text_add(r, &t, s.p + i, 1);
+            jinja_text_add(r, &t, s.p + i, 1);
         }
     }
     return value_text(&t);
@@ -74,11 +74,11 @@ static Value filter_indent(Run *r, const Call *c) {
     bool first = arg_truth(c, 1, false), blank = arg_truth(c, 2, false);
     Text whole = {0}, t = {0};
     text_add_str(r, &whole, c->self.s);
-    text_add(r, &whole, "\n", 1); /* so that a last empty line is a line too */
+    jinja_text_add(r, &whole, "\n", 1); /* so that a last empty line is a line too */
     const List *lines = str_lines(r, text_str(&whole), false);
     for (size_t i = 0; i < lines->n; i++) {
         Str line = lines->at[i].s;
-        if (i) text_add(r, &t, "\n", 1);
+        if (i) jinja_text_add(r, &t, "\n", 1);
         if (i == 0 ? first : blank || line.n) text_add_str(r, &t, by);
         text_add_str(r, &t, line);
     }

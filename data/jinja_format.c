@@ -28,8 +28,8 @@ static int64_t read_digits(Run *r, Str s, size_t *at) {
 static void add_commas(Run *r, Text *t, const char *digits) {
     size_t whole = strspn(digits, "0123456789");
     for (size_t i = 0; i < whole; i++) {
-        if (i && (whole - i) % 3 == 0) text_add(r, t, ",", 1);
-        text_add(r, t, digits + i, 1);
+        if (i && (whole - i) % 3 == 0) jinja_text_add(r, t, ",", 1);
+        jinja_text_add(r, t, digits + i, 1);
     }
     text_add_str(r, t, str_of(digits + whole));
 }
@@ -76,7 +76,7 @@ static Str number_digits(Run *r, const Spec *spec, Value v, bool *negative) {
     } else {
         text_add_str(r, &t, str_of(text));
     }
-    if (type == '%') text_add(r, &t, "%", 1);
+    if (type == '%') jinja_text_add(r, &t, "%", 1);
     return text_str(&t);
 }
 
@@ -90,7 +90,7 @@ static void write_number(Run *r, Text *t, const Spec *spec, Value v) {
         Str fill = spec->zero && !spec->align ? STR("0") : spec->fill;
         digits = str_pad(r, digits, spec->width - (sign != 0), ">", fill);
     }
-    text_add(r, &body, &sign, sign != 0);
+    jinja_text_add(r, &body, &sign, sign != 0);
     text_add_str(r, &body, digits);
     char align[] = {spec->align && !inner ? spec->align : '>', 0};
     text_add_str(r, t, str_pad(r, text_str(&body), spec->width, align, spec->fill));
@@ -155,7 +155,7 @@ Str format_percent(Run *r, Str f, Value values) {
     for (size_t i = 0; i < f.n;) {
         size_t start = i;
         while (i < f.n && f.p[i] != '%') i++;
-        text_add(r, &t, f.p + start, i - start);
+        jinja_text_add(r, &t, f.p + start, i - start);
         if (i++ >= f.n) break;
         Spec spec = {.precision = -1, .fill = STR(" "), .align = '>'};
         Value v = {.kind = IS_ABSENT};
@@ -181,7 +181,7 @@ Str format_percent(Run *r, Str f, Value values) {
         if (i >= f.n) run_fail(r, "incomplete format: a text ends behind %%");
         spec.type = f.p[i++];
         if (spec.type == '%') {
-            text_add(r, &t, "%", 1);
+            jinja_text_add(r, &t, "%", 1);
             continue;
         }
         if (spec.zero && spec.align == '>' && !strchr("sracx", spec.type)) spec.align = 0;
@@ -303,9 +303,9 @@ Str format_braces(Run *r, Str f, const Args *args) {
     for (size_t i = 0; i < f.n;) {
         char c = f.p[i];
         if (c != '{' && c != '}') {
-            text_add(r, &t, &f.p[i++], 1);
+            jinja_text_add(r, &t, &f.p[i++], 1);
         } else if (i + 1 < f.n && f.p[i + 1] == c) { /* {{ and }} stand for one */
-            text_add(r, &t, &c, 1);
+            jinja_text_add(r, &t, &c, 1);
             i += 2;
         } else {
             size_t close = c == '{' ? str_find(f, STR("}"), i) : SIZE_MAX;

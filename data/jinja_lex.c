@@ -200,7 +200,7 @@ static Str unescape(Lexer *x, Str s) {
     for (size_t i = 0; i < s.n;) {
         char c = s.p[i], next = i + 1 < s.n ? s.p[i + 1] : 0;
         if (c != '\\') {
-            text_add(x->r, &t, &c, 1);
+            jinja_text_add(x->r, &t, &c, 1);
             i++;
             continue;
         }
@@ -209,7 +209,7 @@ static Str unescape(Lexer *x, Str s) {
             if (NAMED[k] == next) named = &NAMED[k + 1];
         i += 2;
         if (named) {
-            text_add(x->r, &t, named, 1);
+            jinja_text_add(x->r, &t, named, 1);
         } else if (next == 'x' || next == 'u' || next == 'U') {
             size_t digits = next == 'x' ? 2 : next == 'u' ? 4 : 8;
             text_add_point(x->r, &t, read_escaped_point(x, s, i, digits));
@@ -222,7 +222,7 @@ static Str unescape(Lexer *x, Str s) {
         } else if (next == 'N') {
             run_fail(x->r, "\\N{...} in a string is not supported; write the character itself");
         } else if (next != '\n') { /* not an escape: the backslash stays */
-            text_add(x->r, &t, "\\", 1);
+            jinja_text_add(x->r, &t, "\\", 1);
             i--;
         }
     }

@@ -217,7 +217,7 @@ static Value str_zfill(Run *r, const Call *c) {
     Str s = c->self.s;
     bool sign = s.n && (s.p[0] == '-' || s.p[0] == '+');
     Text t = {0};
-    text_add(r, &t, s.p, sign);
+    jinja_text_add(r, &t, s.p, sign);
     text_add_str(
         r, &t,
         str_pad(r, (Str){s.p + sign, s.n - sign}, arg_int(r, c, 0, 0) - sign, ">", STR("0")));

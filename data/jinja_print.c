@@ -45,7 +45,7 @@ void value_write_float(Run *r, Text *t, double f) {
 static void write_repr_string(Run *r, Text *t, Str s) {
     bool single = memchr(s.p, '\'', s.n) && !memchr(s.p, '"', s.n);
     char quote = single ? '"' : '\'';
-    text_add(r, t, &quote, 1);
+    jinja_text_add(r, t, &quote, 1);
     for (size_t i = 0; i < s.n; i += str_point_bytes(s, i)) {
         static const char NAMED[] = "\nn\rr\tt";
         uint32_t p = str_point(s, i);
@@ -55,18 +55,18 @@ static void write_repr_string(Run *r, Text *t, Str s) {
         } else if (named) {
             text_printf(r, t, "\\%c", strchr(NAMED, (int)p)[1]);
         } else if (point_is_printable(p)) {
-            text_add(r, t, s.p + i, str_point_bytes(s, i));
+            jinja_text_add(r, t, s.p + i, str_point_bytes(s, i));
         } else {
             text_printf(r, t, p < 0x100 ? "\\x%02x" : p < 0x10000 ? "\\u%04x" : "\\U%08x", p);
         }
     }
-    text_add(r, t, &quote, 1);
+    jinja_text_add(r, t, &quote, 1);
 }
 
 static void write_items(Run *r, Text *t, const List *l, const char *open, const char *close) {
     text_add_str(r, t, str_of(open));
     for (size_t i = 0; i < l->n; i++) {
-        if (i) text_add(r, t, ", ", 2);
+        if (i) jinja_text_add(r, t, ", ", 2);
         value_write_repr(r, t, l->at[i]);
     }
     text_add_str(r, t, str_of(close));
@@ -83,27 +83,27 @@ static void write_view(Run *r, Text *t, Value v) {
 
 static void write_dict(Run *r, Text *t, Value v) {
     const Dict *d = v.dict;
-    text_add(r, t, "{", 1);
+    jinja_text_add(r, t, "{", 1);
     for (size_t i = 0; i < d->n; i++) {
-        if (i) text_add(r, t, ", ", 2);
+        if (i) jinja_text_add(r, t, ", ", 2);
         value_write_repr(r, t, d->key[i]);
-        text_add(r, t, ": ", 2);
+        jinja_text_add(r, t, ": ", 2);
         value_write_repr(r, t, d->value[i]);
     }
-    text_add(r, t, "}", 1);
+    jinja_text_add(r, t, "}", 1);
 }
 
 static void write_namespace(Run *r, Text *t, Value v) {
     text_printf(r, t, "<Namespace ");
     write_dict(r, t, v);
-    text_add(r, t, ">", 1);
+    jinja_text_add(r, t, ">", 1);
 }
 
 static void write_range(Run *r, Text *t, Value v) {
     const Range *g = v.range;
     text_printf(r, t, "range(%lld, %lld", (long long)g->start, (long long)g->stop);
     if (g->step != 1) text_printf(r, t, ", %lld", (long long)g->step);
-    text_add(r, t, ")", 1);
+    jinja_text_add(r, t, ")", 1);
 }
 
 static void write_undefined(Run *r, Text *t, Value v) { (void)v, text_printf(r, t, "Undefined"); }
@@ -147,7 +147,7 @@ Str value_print(Run *r, Value v) {
 }
 
 static void write_json_string(Run *r, Text *t, Str s, bool ascii) {
-    text_add(r, t, "\"", 1);
+    jinja_text_add(r, t, "\"", 1);
     for (size_t i = 0; i < s.n; i += str_point_bytes(s, i)) {
         static const char FROM[] = "\"\\\n\r\t\b\f", TO[] = "\"\\nrtbf";
         uint32_t p = str_point(s, i);
@@ -159,29 +159,29 @@ static void write_json_string(Run *r, Text *t, Str s, bool ascii) {
         } else if (ascii && p >= 0x10000) {
             text_printf(r, t, "\\u%04x\\u%04x", 0xd7c0 + (p >> 10), 0xdc00 + (p & 0x3ff));
         } else {
-            text_add(r, t, s.p + i, str_point_bytes(s, i));
+            jinja_text_add(r, t, s.p + i, str_point_bytes(s, i));
         }
     }
-    text_add(r, t, "\"", 1);
+    jinja_text_add(r, t, "\"", 1);
 }
 
 static void new_line(Run *r, Text *t, const JsonStyle *style, int level) {
     if (!style->lines) return;
-    text_add(r, t, "\n", 1);
+    jinja_text_add(r, t, "\n", 1);
     for (int i = 0; i < level; i++) text_add_str(r, t, style->indent);
 }
 
 static void write_json(Run *r, Text *t, Value v, const JsonStyle *style, int level);
 
 static void write_json_list(Run *r, Text *t, Value v, const JsonStyle *style, int level) {
-    text_add(r, t, "[", 1);
+    jinja_text_add(r, t, "[", 1);
     for (size_t i = 0; i < v.list->n; i++) {
         if (i) text_add_str(r, t, style->comma);
         new_line(r, t, style, level + 1);
         write_json(r, t, v.list->at[i], style, level + 1);
     }
     if (v.list->n) new_line(r, t, style, level);
-    text_add(r, t, "]", 1);
+    jinja_text_add(r, t, "]", 1);
 }
 
 static void write_json_key(Run *r, Text *t, Value key, const JsonStyle *style) {
@@ -189,9 +189,9 @@ static void write_json_key(Run *r, Text *t, Value key, const JsonStyle *style) {
         write_json_string(r, t, key.s, style->ascii);
     } else if (key.kind == IS_NONE || key.kind == IS_BOOL || key.kind == IS_INT ||
                key.kind == IS_FLOAT) {
-        text_add(r, t, "\"", 1);
+        jinja_text_add(r, t, "\"", 1);
         write_json(r, t, key, style, 0);
-        text_add(r, t, "\"", 1);
+        jinja_text_add(r, t, "\"", 1);
     } else {
         run_fail(r, "keys must be str, int, float, bool or None, not %s", value_type(key));
     }
@@ -202,7 +202,7 @@ static void write_json_dict(Run *r, Text *t, Value v, const JsonStyle *style, in
     List *order = list_new(r, d->n);
     for (size_t i = 0; i < d->n; i++) list_add(r, order, value_pair(r, d->key[i], d->value[i]));
     if (style->sorted) list_sort(r, order, compare_first, NULL);
-    text_add(r, t, "{", 1);
+    jinja_text_add(r, t, "{", 1);
     for (size_t i = 0; i < d->n; i++) {
         const Value *pair = order->at[i].list->at;
         if (i) text_add_str(r, t, style->comma);
@@ -212,7 +212,7 @@ static void write_json_dict(Run *r, Text *t, Value v, const JsonStyle *style, in
         write_json(r, t, pair[1], style, level + 1);
     }
     if (d->n) new_line(r, t, style, level);
-    text_add(r, t, "}", 1);
+    jinja_text_add(r, t, "}", 1);
 }
 
 static void write_json(Run *r, Text *t, Value v, const JsonStyle *style, int level) {

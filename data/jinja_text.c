@@ -73,7 +73,7 @@ int str_compare(Str a, Str b) {
 void text_add_point(Run *r, Text *t, uint32_t point) {
     utf8proc_uint8_t bytes[4];
     utf8proc_ssize_t n = utf8proc_encode_char((utf8proc_int32_t)point, bytes);
-    text_add(r, t, (const char *)bytes, (size_t)n);
+    jinja_text_add(r, t, (const char *)bytes, (size_t)n);
 }
 
 static utf8proc_category_t category(uint32_t point) {
@@ -170,17 +170,17 @@ Str str_replace(Run *r, Str s, Str old, Str new, int64_t count) {
             text_add_str(r, &t, new);
             if (at >= s.n) break;
             size_t n = str_point_bytes(s, at);
-            text_add(r, &t, s.p + at, n);
+            jinja_text_add(r, &t, s.p + at, n);
             at += n;
         }
     } else {
         for (size_t hit; count != 0 && (hit = str_find(s, old, at)) != SIZE_MAX; count--) {
-            text_add(r, &t, s.p + at, hit - at);
+            jinja_text_add(r, &t, s.p + at, hit - at);
             text_add_str(r, &t, new);
             at = hit + old.n;
         }
     }
-    if (at < s.n) text_add(r, &t, s.p + at, s.n - at);
+    if (at < s.n) jinja_text_add(r, &t, s.p + at, s.n - at);
     return text_str(&t);
 }
 

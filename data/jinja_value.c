@@ -71,7 +71,7 @@ void run_free(Run *r) {
     r->chunks = NULL;
 }
 
-void text_add(Run *r, Text *t, const char *p, size_t n) {
+void jinja_text_add(Run *r, Text *t, const char *p, size_t n) {
     if (t->cap - t->n < n) {
         size_t cap = (t->n + n) * 2 + 32;
         char *more = run_take(r, cap);
@@ -84,7 +84,7 @@ void text_add(Run *r, Text *t, const char *p, size_t n) {
     if (t->n > MAX_OUTPUT) run_fail(r, "the text grows beyond %d MiB", MAX_OUTPUT >> 20);
 }
 
-void text_add_str(Run *r, Text *t, Str s) { text_add(r, t, s.p, s.n); }
+void text_add_str(Run *r, Text *t, Str s) { jinja_text_add(r, t, s.p, s.n); }
 
 void text_printf(Run *r, Text *t, const char *fmt, ...) {
     char small[512];
@@ -93,7 +93,7 @@ void text_printf(Run *r, Text *t, const char *fmt, ...) {
     int n = vsnprintf(small, sizeof small, fmt, ap);
     va_end(ap);
     CHECK(n >= 0 && (size_t)n < sizeof small, "text_printf is for short texts, not %d bytes", n);
-    text_add(r, t, small, (size_t)n);
+    jinja_text_add(r, t, small, (size_t)n);
 }
 
 Value value_undefined(Run *r, const char *hint) {

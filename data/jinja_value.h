@@ -111,7 +111,7 @@ void run_deeper(Run *r);              /* pair with r->depth-- */
 void *run_take(Run *r, size_t bytes); /* zeroed, 16-byte aligned */
 void run_free(Run *r);
 
-void text_add(Run *r, Text *t, const char *p, size_t n);
+void jinja_text_add(Run *r, Text *t, const char *p, size_t n);
 void text_add_str(Run *r, Text *t, Str s);
 void text_printf(Run *r, Text *t, const char *fmt, ...) PRINTF_LIKE(3, 4);
 static inline Str text_str(const Text *t) { return (Str){t->p ? t->p : "", t->n}; }
