@@ -93,8 +93,12 @@ int dataset_open(DatasetContext *ctx, const char *model_dir, const char *which, 
                             .train_on_eos = "turn"};
     RoomNeeds needs = NOTHING;
     for (int i = 0; i < n_specs; i++) TRY(needs_of(&specs[i], &needs, e));
-    json_t *config;
-    TRY(read_optional(model_dir, "config.json", &config, e));
+    if (needs > NOTHING && !model_dir) {
+        return err_set(
+            e, "these datasets need a tokenizer; set base_model to a directory that has one");
+    }
+    json_t *config = NULL;
+    if (model_dir) TRY(read_optional(model_dir, "config.json", &config, e));
     int64_t vocab = json_integer_value(config_field(config, "vocab_size"));
     if (vocab > 0 && vocab < INT32_MAX) ctx->vocab_size = (int32_t)vocab;
     int rc = needs >= A_TOKENIZER ? open_tokenizer(ctx, model_dir, config, e) : 0;

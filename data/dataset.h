@@ -51,9 +51,9 @@ typedef struct DatasetContext {
     void *progress_user;
 } DatasetContext;
 
-/* Opens what rows of these datasets need of model_dir: its tokenizer, its chat template (which, as
- * chat_open), the end-of-text token and the size of the vocabulary. Sets the other fields to the
- * defaults of their keys. dataset_close either way. */
+/* Opens what rows of these datasets need of model_dir (NULL: there is none): its tokenizer, its
+ * chat template (which, as chat_open), the end-of-text token and the size of the vocabulary. Sets
+ * the other fields to the defaults of their keys. dataset_close either way. */
 int dataset_open(DatasetContext *ctx, const char *model_dir, const char *which, Thinking thinking,
                  const DatasetSpec *specs, int n_specs, Err *e);
 void dataset_close(DatasetContext *ctx); /* the tokenizer and the chat */
