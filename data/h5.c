@@ -15,7 +15,7 @@ enum { CHUNK_BYTES = 1 << 18, DEPTH = 32, TEXT_BYTES_MAX = 1 << 30 };
 struct HdfFile {
     hid_t id;
     char *path;
-    bool writing;
+    bool writing, drowned; /* drowned: a write failed, see drown() */
     FileOut out;
 };
 
@@ -43,8 +43,8 @@ static herr_t take_first(unsigned n, const H5E_error2_t *error, void *reason) {
     return 1;
 }
 
-/* Why the last HDF5 call failed, in one line; empties HDF5's stack. A failed write or read is
- * described at length by HDF5, with what the system said inside. */
+/* Why the last HDF5 call failed, in one line; any further HDF5 call would forget it. A failed write
+ * or read is described at length by HDF5, with what the system said inside. */
 static Buf take_reason(void) {
     Buf reason = {0};
     H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, take_first, &reason);
@@ -94,9 +94,9 @@ int h5_create(HdfFile **out, const char *path, Err *e) {
     *f = (HdfFile){.path = mem_copy_text(path), .writing = true, .out = place};
     hid_t plist = access_plist();
     f->id = H5Fcreate(place.temp, H5F_ACC_TRUNC, H5P_DEFAULT, plist);
+    int bad = f->id < 0 ? failed(f, "write", "the file", e) : 0;
     H5Pclose(plist);
-    if (f->id < 0) {
-        failed(f, "write", "the file", e);
+    if (bad) {
         files_abort(&f->out);
         free_file(f);
         return -1;
@@ -115,9 +115,10 @@ int h5_open(HdfFile **out, const char *path, Err *e) {
     *f = (HdfFile){.path = mem_copy_text(path), .out = {.fd = -1}};
     hid_t plist = access_plist();
     f->id = H5Fopen(path, H5F_ACC_RDONLY, plist);
+    Buf reason = {0};
+    if (f->id < 0) reason = take_reason();
     H5Pclose(plist);
     if (f->id < 0) {
-        Buf reason = take_reason();
         err_set(e, "%s: not an HDF5 file, or cut short (%s); make or fetch it again", path,
                 reason.p);
         buf_free(&reason);
@@ -128,40 +129,41 @@ int h5_open(HdfFile **out, const char *path, Err *e) {
     return 0;
 }
 
-/* HDF5 cannot close a file that cannot be written, and would try again at exit. What is to be
- * thrown away is therefore flushed into memory instead of the full disk. */
-static void close_unwritten(HdfFile *f) {
+/* HDF5 cannot close what it cannot write (it would even crash at exit). A file that is given up, or
+ * whose disk is full, therefore goes on being written, into memory, and is then thrown away. */
+static void drown(HdfFile *f) {
     int *handle = NULL, memory = memfd_create("h5", MFD_CLOEXEC);
     if (memory >= 0 && H5Fget_vfd_handle(f->id, H5P_DEFAULT, (void **)&handle) >= 0 && handle)
         dup2(memory, *handle);
     if (memory >= 0) close(memory);
-    H5Fclose(f->id);
-    H5Eclear2(H5E_DEFAULT);
+    f->drowned = true;
+}
+
+/* A write that failed: the first reason stands, the file can no longer be committed. */
+static int write_failed(HdfFile *f, const char *what, Err *e) {
+    failed(f, "write", what, e);
+    drown(f);
+    return -1;
 }
 
 int h5_commit(HdfFile *f, Err *e) {
     CHECK(f->writing, "%s is open for reading", f->path);
     int bad = 0;
-    if (H5Fflush(f->id, H5F_SCOPE_LOCAL) < 0) {
-        bad = failed(f, "write", "the file", e);
-        close_unwritten(f);
-    } else if (H5Fclose(f->id) < 0) {
-        bad = failed(f, "close", "the file", e);
-    }
-    if (bad)
-        files_abort(&f->out);
-    else
-        bad = files_commit(&f->out, e);
+    if (f->drowned)
+        bad = err_set(e, "%s: cannot be completed: a write failed before", f->path);
+    else if (H5Fflush(f->id, H5F_SCOPE_LOCAL) < 0)
+        bad = write_failed(f, "the file", e);
+    if (H5Fclose(f->id) < 0 && !bad) bad = failed(f, "close", "the file", e);
+    if (!bad) bad = files_commit(&f->out, e);
+    files_abort(&f->out);
     free_file(f);
     return bad;
 }
 
 void h5_close(HdfFile *f) {
     if (!f) return;
-    if (f->writing)
-        close_unwritten(f);
-    else
-        H5Fclose(f->id);
+    if (f->writing) drown(f);
+    H5Fclose(f->id);
     files_abort(&f->out);
     free_file(f);
 }
@@ -177,30 +179,31 @@ static void to_hsize(int n_dim, const int64_t *dim, hsize_t *out) {
 }
 
 /* A new array; chunk: its chunk's shape, or NULL for one contiguous block. */
-static hid_t make_set(HdfFile *f, const char *name, HdfType type, hid_t space,
-                      const hsize_t *chunk) {
+static int make_set(HdfFile *f, const char *name, HdfType type, hid_t space, const hsize_t *chunk,
+                    hid_t *set, Err *e) {
     hid_t link = H5Pcreate(H5P_LINK_CREATE), plist = H5Pcreate(H5P_DATASET_CREATE);
     H5Pset_create_intermediate_group(link, 1);
     H5Pset_obj_track_times(plist, 0); /* same content, same bytes */
     if (chunk) H5Pset_chunk(plist, 2, chunk);
-    hid_t set = H5Dcreate2(f->id, name, type_id(type), space, link, plist, H5P_DEFAULT);
+    *set = H5Dcreate2(f->id, name, type_id(type), space, link, plist, H5P_DEFAULT);
+    int bad = *set < 0 ? write_failed(f, name, e) : 0;
     H5Pclose(link);
     H5Pclose(plist);
-    return set;
+    return bad;
 }
 
 int h5_write(HdfFile *f, const char *name, HdfType type, int n_dim, const int64_t *dim,
              const void *data, Err *e) {
     hsize_t size[HDF_DIMS];
     to_hsize(n_dim, dim, size);
-    hid_t space = H5Screate_simple(n_dim, size, NULL);
-    hid_t set = make_set(f, name, type, space, NULL);
-    bool empty = H5Sget_simple_extent_npoints(space) == 0;
-    int bad = 0;
-    if (set < 0 ||
-        (!empty && H5Dwrite(set, type_id(type), H5S_ALL, H5S_ALL, H5P_DEFAULT, data) < 0))
-        bad = failed(f, "write", name, e);
-    if (set >= 0) H5Dclose(set);
+    hid_t set, space = H5Screate_simple(n_dim, size, NULL);
+    int bad = make_set(f, name, type, space, NULL, &set, e);
+    if (!bad) {
+        if (H5Sget_simple_extent_npoints(space) > 0 &&
+            H5Dwrite(set, type_id(type), H5S_ALL, H5S_ALL, H5P_DEFAULT, data) < 0)
+            bad = write_failed(f, name, e);
+        H5Dclose(set);
+    }
     H5Sclose(space);
     return bad;
 }
@@ -300,40 +303,43 @@ int h5_rows_begin(HdfRows **out, HdfFile *f, const char *name, HdfType type, int
     const hsize_t none[2] = {0, (hsize_t)cols}, most[2] = {H5S_UNLIMITED, (hsize_t)cols};
     const hsize_t chunk[2] = {fit > 0 ? (hsize_t)fit : 1, (hsize_t)cols};
     hid_t space = H5Screate_simple(2, none, most);
-    hid_t set = make_set(f, name, type, space, chunk);
+    hid_t set;
+    int bad = make_set(f, name, type, space, chunk, &set, e);
     H5Sclose(space);
-    if (set < 0) return failed(f, "write", name, e);
+    if (bad) return -1;
     *out = mem_alloc(sizeof **out);
     **out = (HdfRows){f, mem_copy_text(name), set, type, 0, cols};
     return 0;
 }
 
 /* Moves rows [first, first + n_rows) of an array; one of from and to is NULL. */
-static herr_t move_rows(hid_t set, HdfType type, int64_t first, int64_t n_rows, int64_t cols,
-                        const void *from, void *to) {
+static int move_rows(HdfFile *f, hid_t set, const char *name, HdfType type, int64_t first,
+                     int64_t n_rows, int64_t cols, const void *from, void *to, Err *e) {
     const hsize_t start[2] = {(hsize_t)first, 0}, count[2] = {(hsize_t)n_rows, (hsize_t)cols};
     hid_t there = H5Dget_space(set), here = H5Screate_simple(2, count, NULL);
     herr_t rc = H5Sselect_hyperslab(there, H5S_SELECT_SET, start, NULL, count, NULL);
     if (rc >= 0)
         rc = from ? H5Dwrite(set, type_id(type), here, there, H5P_DEFAULT, from)
                   : H5Dread(set, type_id(type), here, there, H5P_DEFAULT, to);
+    int bad = 0;
+    if (rc < 0) bad = from ? write_failed(f, name, e) : failed(f, "read", name, e);
     if (there >= 0) H5Sclose(there);
     if (here >= 0) H5Sclose(here);
-    return rc;
+    return bad;
 }
 
 int h5_rows_add(HdfRows *r, int64_t n_rows, const void *data, Err *e) {
     if (n_rows == 0) return 0;
     const hsize_t size[2] = {(hsize_t)(r->rows + n_rows), (hsize_t)r->cols};
-    if (H5Dset_extent(r->set, size) < 0 ||
-        move_rows(r->set, r->type, r->rows, n_rows, r->cols, data, NULL) < 0)
-        return failed(r->file, "write", r->name, e);
+    if (H5Dset_extent(r->set, size) < 0) return write_failed(r->file, r->name, e);
+    TRY(move_rows(r->file, r->set, r->name, r->type, r->rows, n_rows, r->cols, data, NULL, e));
     r->rows += n_rows;
     return 0;
 }
 
 int h5_rows_end(HdfRows *r, Err *e) {
-    int bad = H5Dclose(r->set) < 0 ? failed(r->file, "write", r->name, e) : 0;
+    int bad = H5Dflush(r->set) < 0 ? write_failed(r->file, r->name, e) : 0;
+    H5Dclose(r->set);
     mem_free(r->name);
     mem_free(r);
     return bad;
@@ -349,8 +355,7 @@ int h5_read_rows(HdfFile *f, const char *name, HdfType type, int64_t first, int6
     if (!bad && (first < 0 || n_rows < 0 || first > rows || n_rows > rows - first))
         bad = err_set(e, "%s: %s has %lld rows, expected rows %lld to %lld", f->path, name,
                       (long long)rows, (long long)first, (long long)(first + n_rows));
-    if (!bad && n_rows && move_rows(set, type, first, n_rows, cols, NULL, data) < 0)
-        bad = failed(f, "read", name, e);
+    if (!bad && n_rows) bad = move_rows(f, set, name, type, first, n_rows, cols, NULL, data, e);
     H5Dclose(set);
     return bad;
 }
@@ -412,7 +417,7 @@ static int write_attribute(HdfFile *f, const char *object, const char *key, hid_
         H5Adelete_by_name(f->id, object, key, H5P_DEFAULT);
     hid_t at =
         H5Acreate_by_name(f->id, object, key, type, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
-    int bad = at < 0 || H5Awrite(at, type, value) < 0 ? failed(f, "write attribute", key, e) : 0;
+    int bad = at < 0 || H5Awrite(at, type, value) < 0 ? write_failed(f, key, e) : 0;
     if (at >= 0) H5Aclose(at);
     H5Sclose(space);
     return bad;
@@ -467,22 +472,18 @@ int h5_read_f64(HdfFile *f, const char *object, const char *key, double *value, 
 }
 
 /* A text of variable length, as this program and h5py write it. */
-static herr_t read_variable(hid_t at, Buf *out) {
+static herr_t read_variable(hid_t at, hid_t type, Buf *out) {
     char *text = NULL;
-    hid_t type = H5Aget_type(at);
     herr_t rc = H5Aread(at, type, &text);
-    H5Tclose(type);
-    if (rc >= 0 && text) buf_add_text(out, text);
-    if (text) H5free_memory(text);
-    return rc;
+    if (rc < 0 || !text) return rc;
+    buf_add_text(out, text);
+    return H5free_memory(text);
 }
 
 /* A text of fixed length, padded with NUL or ended by one. */
-static herr_t read_fixed(hid_t at, size_t size, Buf *out) {
-    char *text = mem_alloc(size + 1);
-    hid_t type = H5Aget_type(at);
+static herr_t read_fixed(hid_t at, hid_t type, Buf *out) {
+    char *text = mem_alloc(H5Tget_size(type) + 1);
     herr_t rc = H5Aread(at, type, text);
-    H5Tclose(type);
     if (rc >= 0) buf_add_text(out, text);
     mem_free(text);
     return rc;
@@ -493,14 +494,13 @@ int h5_read_text(HdfFile *f, const char *object, const char *key, Buf *out, Err 
     TRY(open_attribute(f, object, key, H5T_STRING, "one text", &at, e));
     hid_t type = H5Aget_type(at);
     bool variable = H5Tis_variable_str(type) > 0;
-    size_t size = H5Tget_size(type);
-    H5Tclose(type);
     int bad = 0;
-    if (size > TEXT_BYTES_MAX)
-        bad = err_set(e, "%s: attribute %s of %s has %zu bytes, too many", f->path, key, object,
-                      size);
-    else if ((variable ? read_variable(at, out) : read_fixed(at, size, out)) < 0)
+    if (H5Tget_size(type) > TEXT_BYTES_MAX)
+        bad = err_set(e, "%s: attribute %s of %s has more than %d bytes", f->path, key, object,
+                      TEXT_BYTES_MAX);
+    else if ((variable ? read_variable(at, type, out) : read_fixed(at, type, out)) < 0)
         bad = failed(f, "read attribute", key, e);
+    H5Tclose(type);
     H5Aclose(at);
     return bad;
 }
