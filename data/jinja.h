@@ -3,7 +3,8 @@
  * Blocks are trimmed (trim_blocks, lstrip_blocks), `break` and `continue` work, a `generation`
  * block is rendered as its body. Values follow Python: what str(), repr() and json.dumps() print
  * is what comes out. Known differences: whole numbers have 64 bits (an overflow is refused), and
- * `safe` and `escape` give plain strings. Whatever is not known here is refused by name and line.
+ * methods called on what `safe` and `escape` give return plain strings. Whatever is not known here
+ * is refused by name and line.
  *
  * A template is outside text: steps, depth, memory and output are bounded (jinja_value.h), and
  * each bound has its own sentence. */

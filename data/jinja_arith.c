@@ -36,9 +36,19 @@ static Value join_strings(Run *r, Str a, Str b) {
     return value_str((Str){p, a.n + b.n});
 }
 
+/* As markupsafe has it: a plain text is escaped where it joins a safe one. */
+static Value add_strings(Run *r, Value a, Value b) {
+    bool safe = a.safe || b.safe;
+    if (safe && !a.safe) a.s = str_escape(r, a.s);
+    if (safe && !b.safe) b.s = str_escape(r, b.s);
+    Value v = join_strings(r, a.s, b.s);
+    v.safe = safe;
+    return v;
+}
+
 static Value op_add(Run *r, Value a, Value b) {
     int64_t i;
-    if (a.kind == IS_STRING && b.kind == IS_STRING) return join_strings(r, a.s, b.s);
+    if (a.kind == IS_STRING && b.kind == IS_STRING) return add_strings(r, a, b);
     if (is_list(a) && a.kind == b.kind) return join_lists(r, a, b);
     if (is_whole(a) && is_whole(b)) {
         if (__builtin_add_overflow(a.i, b.i, &i)) fail_overflow(r, "+");
@@ -67,7 +77,7 @@ static Value repeat(Run *r, Value v, int64_t times) {
         Text t = {0};
         if (v.s.n == 0) return v;
         run_step(r, times > 0 ? (size_t)times : 0);
-        for (int64_t i = 0; i < times; i++) text_add_str(r, &t, v.s);
+        for (int64_t i = 0; i < times; i++) append_str(r, &t, v.s);
         return value_text(&t);
     }
     List *l = list_new(r, 0);
@@ -208,6 +218,6 @@ Value arith_slice(Run *r, Value of, const Value part[3]) {
     for (int64_t i = 0; i < count; i++) list_add(r, l, items.list->at[start + i * step]);
     if (of.kind != IS_STRING) return value_list(of.kind, l);
     Text t = {0};
-    for (size_t i = 0; i < l->n; i++) text_add_str(r, &t, l->at[i].s);
+    for (size_t i = 0; i < l->n; i++) append_str(r, &t, l->at[i].s);
     return value_text(&t);
 }

@@ -23,7 +23,7 @@ void scope_set(Run *r, Scope *s, Str name, Value v) {
             memcpy(names, s->name, s->n * sizeof *names);
             memcpy(more, s->value, s->n * sizeof *more);
         }
-        *s = (Scope){names, more, s->n, cap, s->parent};
+        *s = (Scope){names, more, s->n, cap, s->parent, s->kept};
     }
     s->name[s->n] = name;
     s->value[s->n++] = v;

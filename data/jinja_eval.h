@@ -10,6 +10,7 @@ typedef struct Scope {
     Value *value;
     size_t n, cap;
     struct Scope *parent;
+    bool kept; /* a macro was defined in it: it must outlive its turn of the loop */
 } Scope;
 Scope *scope_new(Run *r, Scope *parent);
 void scope_set(Run *r, Scope *s, Str name, Value v);

@@ -105,6 +105,7 @@ static void exec_with(Run *r, const Node *n) {
 static Value macro_value(Run *r, const Node *n) {
     Macro *m = run_take(r, sizeof *m);
     *m = (Macro){n, r->scope};
+    for (Scope *s = r->scope; s; s = s->parent) s->kept = true;
     return (Value){.kind = IS_MACRO, .macro = m};
 }
 
@@ -213,13 +214,14 @@ static const List *loop_items(Run *r, const Node *n, Value over) {
 }
 
 static void run_loop(Run *r, const Node *n, Value over, int depth) {
-    Scope *was = r->scope;
+    Scope *was = r->scope, *turn = scope_new(r, was);
     Loop *loop = run_take(r, sizeof *loop);
     *loop = (Loop){.items = loop_items(r, n, over), .depth = depth, .node = n, .scope = was};
     for (; loop->index < loop->items->n; loop->index++) {
         run_step(r, 1);
-        r->scope =
-            scope_new(r, was); /* each turn of its own: nothing set in one is seen in the next */
+        if (turn->kept) turn = scope_new(r, was);
+        turn->n = 0; /* what one turn sets, the next does not see */
+        r->scope = turn;
         scope_set(r, r->scope, STR("loop"), (Value){.kind = IS_LOOP, .loop = loop});
         exec_assign(r, n->a, loop->items->at[loop->index]);
         exec(r, n->list.at[0]);

@@ -120,7 +120,7 @@ static Node *parse_name(Parser *p) {
 static Node *parse_string(Parser *p) {
     Node *n = node_new(p, NODE_CONST);
     Text t = {0};
-    for (; p->t->kind == TOKEN_STRING; parser_next(p)) text_add_str(p->r, &t, p->t->text);
+    for (; p->t->kind == TOKEN_STRING; parser_next(p)) append_str(p->r, &t, p->t->text);
     n->value = value_text(&t);
     return n;
 }

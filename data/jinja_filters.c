@@ -28,8 +28,8 @@ static Value filter_title(Run *r, const Call *c) {
         uint32_t p = i < s.n ? str_point(s, i) : ' ';
         bool cut = point_is_space(p) || (p < 0x80 && strchr("-({[<", (int)p));
         if (!cut) continue;
-        text_add_str(r, &t, str_case(r, (Str){s.p + start, i - start}, CAPITAL));
-        if (i < s.n) jinja_text_add(r, &t, s.p + i, str_point_bytes(s, i));
+        append_str(r, &t, str_case(r, (Str){s.p + start, i - start}, CAPITAL));
+        if (i < s.n) append_bytes(r, &t, s.p + i, str_point_bytes(s, i));
         start = i + (i < s.n ? str_point_bytes(s, i) : 0);
     }
     return value_text(&t);
@@ -46,22 +46,22 @@ static Value filter_replace(Run *r, const Call *c) {
 }
 
 static Value filter_string(Run *r, const Call *c) { return value_str(self_text(r, c)); }
-static Value filter_safe(Run *r, const Call *c) { return value_str(self_text(r, c)); }
+static Value filter_safe(Run *r, const Call *c) {
+    Value v = value_str(self_text(r, c));
+    v.safe = true;
+    return v;
+}
 
 static Value filter_escape(Run *r, const Call *c) {
-    static const char *const NAMES[] = {"&amp;", "&lt;", "&gt;", "&#34;", "&#39;"};
-    static const char FROM[] = "&<>\"'";
-    Str s = self_text(r, c);
-    Text t = {0};
-    for (size_t i = 0; i < s.n; i++) {
-        const char *hit = s.p[i] ? strchr(FROM, s.p[i]) : NULL;
-        if (hit) {
-            text_add_str(r, &t, str_of(NAMES[hit - FROM]));
-        } else {
-            jinja_text_add(r, &t, s.p + i, 1);
-        }
-    }
-    return value_text(&t);
+    Value v = value_str(c->self.safe ? c->self.s : str_escape(r, self_text(r, c)));
+    v.safe = true;
+    return v;
+}
+
+static Value filter_forceescape(Run *r, const Call *c) {
+    Value v = value_str(str_escape(r, self_text(r, c)));
+    v.safe = true;
+    return v;
 }
 
 static Str spaces(Run *r, int64_t n) { return str_pad(r, STR(""), n, "<", STR(" ")); }
@@ -73,14 +73,14 @@ static Value filter_indent(Run *r, const Call *c) {
     Str by = c->a[0].kind == IS_STRING ? c->a[0].s : spaces(r, arg_int(r, c, 0, 4));
     bool first = arg_truth(c, 1, false), blank = arg_truth(c, 2, false);
     Text whole = {0}, t = {0};
-    text_add_str(r, &whole, c->self.s);
-    jinja_text_add(r, &whole, "\n", 1); /* so that a last empty line is a line too */
+    append_str(r, &whole, c->self.s);
+    append_bytes(r, &whole, "\n", 1); /* so that a last empty line is a line too */
     const List *lines = str_lines(r, text_str(&whole), false);
     for (size_t i = 0; i < lines->n; i++) {
         Str line = lines->at[i].s;
-        if (i) jinja_text_add(r, &t, "\n", 1);
-        if (i == 0 ? first : blank || line.n) text_add_str(r, &t, by);
-        text_add_str(r, &t, line);
+        if (i) append_bytes(r, &t, "\n", 1);
+        if (i == 0 ? first : blank || line.n) append_str(r, &t, by);
+        append_str(r, &t, line);
     }
     return value_text(&t);
 }
@@ -99,8 +99,8 @@ static Value filter_truncate(Run *r, const Call *c) {
     size_t word = str_find_last(cut, STR(" "));
     if (!arg_truth(c, 1, false) && word != SIZE_MAX) cut.n = word;
     Text t = {0};
-    text_add_str(r, &t, cut);
-    text_add_str(r, &t, end);
+    append_str(r, &t, cut);
+    append_str(r, &t, end);
     return value_text(&t);
 }
 
@@ -276,7 +276,7 @@ const Builtin FILTERS_TEXT[] = {
     {"safe", "", filter_safe},
     {"escape", "", filter_escape},
     {"e", "", filter_escape},
-    {"forceescape", "", filter_escape},
+    {"forceescape", "", filter_forceescape},
     {"indent", "width? first? blank?", filter_indent},
     {"center", "width?", filter_center},
     {"truncate", "length? killwords? end? leeway?", filter_truncate},

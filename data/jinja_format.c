@@ -28,10 +28,10 @@ static int64_t read_digits(Run *r, Str s, size_t *at) {
 static void add_commas(Run *r, Text *t, const char *digits) {
     size_t whole = strspn(digits, "0123456789");
     for (size_t i = 0; i < whole; i++) {
-        if (i && (whole - i) % 3 == 0) jinja_text_add(r, t, ",", 1);
-        jinja_text_add(r, t, digits + i, 1);
+        if (i && (whole - i) % 3 == 0) append_bytes(r, t, ",", 1);
+        append_bytes(r, t, digits + i, 1);
     }
-    text_add_str(r, t, str_of(digits + whole));
+    append_str(r, t, str_of(digits + whole));
 }
 
 /* The number without its sign; *negative says whether it had one. */
@@ -69,14 +69,14 @@ static Str number_digits(Run *r, const Spec *spec, Value v, bool *negative) {
         } else {
             snprintf(text, sizeof text, fmt, (unsigned long long)u);
         }
-        if (spec->alternate && strchr("xXob", type)) text_printf(r, &t, "0%c", type);
+        if (spec->alternate && strchr("xXob", type)) append_format(r, &t, "0%c", type);
     }
     if (spec->comma) {
         add_commas(r, &t, text);
     } else {
-        text_add_str(r, &t, str_of(text));
+        append_str(r, &t, str_of(text));
     }
-    if (type == '%') jinja_text_add(r, &t, "%", 1);
+    if (type == '%') append_bytes(r, &t, "%", 1);
     return text_str(&t);
 }
 
@@ -90,17 +90,17 @@ static void write_number(Run *r, Text *t, const Spec *spec, Value v) {
         Str fill = spec->zero && !spec->align ? STR("0") : spec->fill;
         digits = str_pad(r, digits, spec->width - (sign != 0), ">", fill);
     }
-    jinja_text_add(r, &body, &sign, sign != 0);
-    text_add_str(r, &body, digits);
+    append_bytes(r, &body, &sign, sign != 0);
+    append_str(r, &body, digits);
     char align[] = {spec->align && !inner ? spec->align : '>', 0};
-    text_add_str(r, t, str_pad(r, text_str(&body), spec->width, align, spec->fill));
+    append_str(r, t, str_pad(r, text_str(&body), spec->width, align, spec->fill));
 }
 
 static void write_string(Run *r, Text *t, const Spec *spec, Str s) {
     char align[] = {spec->align ? spec->align : '<', 0};
     if (spec->precision >= 0) s = str_slice(s, 0, (size_t)spec->precision);
     if (align[0] == '=') run_fail(r, "'=' alignment not allowed in string format specifier");
-    text_add_str(r, t, str_pad(r, s, spec->width, align, spec->fill));
+    append_str(r, t, str_pad(r, s, spec->width, align, spec->fill));
 }
 
 static bool is_number(Value v) {
@@ -116,9 +116,9 @@ static void percent_value(Run *r, Text *t, Spec *spec, Value v) {
     } else if (spec->type == 'c') {
         Text one = {0};
         if (v.kind == IS_INT && v.i >= 0 && v.i < 0xd800)
-            text_add_point(r, &one, (uint32_t)v.i);
+            append_point(r, &one, (uint32_t)v.i);
         else if (v.kind == IS_STRING && str_length(v.s) == 1)
-            text_add_str(r, &one, v.s);
+            append_str(r, &one, v.s);
         else
             run_fail(r, "%%c requires a character");
         write_string(r, t, spec, text_str(&one));
@@ -155,7 +155,7 @@ Str format_percent(Run *r, Str f, Value values) {
     for (size_t i = 0; i < f.n;) {
         size_t start = i;
         while (i < f.n && f.p[i] != '%') i++;
-        jinja_text_add(r, &t, f.p + start, i - start);
+        append_bytes(r, &t, f.p + start, i - start);
         if (i++ >= f.n) break;
         Spec spec = {.precision = -1, .fill = STR(" "), .align = '>'};
         Value v = {.kind = IS_ABSENT};
@@ -181,7 +181,7 @@ Str format_percent(Run *r, Str f, Value values) {
         if (i >= f.n) run_fail(r, "incomplete format: a text ends behind %%");
         spec.type = f.p[i++];
         if (spec.type == '%') {
-            jinja_text_add(r, &t, "%", 1);
+            append_bytes(r, &t, "%", 1);
             continue;
         }
         if (spec.zero && spec.align == '>' && !strchr("sracx", spec.type)) spec.align = 0;
@@ -303,9 +303,9 @@ Str format_braces(Run *r, Str f, const Args *args) {
     for (size_t i = 0; i < f.n;) {
         char c = f.p[i];
         if (c != '{' && c != '}') {
-            jinja_text_add(r, &t, &f.p[i++], 1);
+            append_bytes(r, &t, &f.p[i++], 1);
         } else if (i + 1 < f.n && f.p[i + 1] == c) { /* {{ and }} stand for one */
-            jinja_text_add(r, &t, &c, 1);
+            append_bytes(r, &t, &c, 1);
             i += 2;
         } else {
             size_t close = c == '{' ? str_find(f, STR("}"), i) : SIZE_MAX;

@@ -76,7 +76,7 @@ static Value global_strftime_now(Run *r, const Call *c) {
     memcpy(terminated, format.p, format.n);
     size_t n = strftime(text, sizeof text, terminated, &tm);
     Text t = {0};
-    jinja_text_add(r, &t, text, n);
+    append_bytes(r, &t, text, n);
     return value_text(&t);
 }
 

@@ -200,7 +200,7 @@ static Str unescape(Lexer *x, Str s) {
     for (size_t i = 0; i < s.n;) {
         char c = s.p[i], next = i + 1 < s.n ? s.p[i + 1] : 0;
         if (c != '\\') {
-            jinja_text_add(x->r, &t, &c, 1);
+            append_bytes(x->r, &t, &c, 1);
             i++;
             continue;
         }
@@ -209,20 +209,20 @@ static Str unescape(Lexer *x, Str s) {
             if (NAMED[k] == next) named = &NAMED[k + 1];
         i += 2;
         if (named) {
-            jinja_text_add(x->r, &t, named, 1);
+            append_bytes(x->r, &t, named, 1);
         } else if (next == 'x' || next == 'u' || next == 'U') {
             size_t digits = next == 'x' ? 2 : next == 'u' ? 4 : 8;
-            text_add_point(x->r, &t, read_escaped_point(x, s, i, digits));
+            append_point(x->r, &t, read_escaped_point(x, s, i, digits));
             i += digits;
         } else if (next >= '0' && next <= '7') {
             uint32_t p = (uint32_t)(next - '0');
             for (int k = 0; k < 2 && i < s.n && s.p[i] >= '0' && s.p[i] <= '7'; k++)
                 p = p * 8 + (uint32_t)(s.p[i++] - '0');
-            text_add_point(x->r, &t, p);
+            append_point(x->r, &t, p);
         } else if (next == 'N') {
             run_fail(x->r, "\\N{...} in a string is not supported; write the character itself");
         } else if (next != '\n') { /* not an escape: the backslash stays */
-            jinja_text_add(x->r, &t, "\\", 1);
+            append_bytes(x->r, &t, "\\", 1);
             i--;
         }
     }

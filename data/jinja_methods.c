@@ -97,8 +97,8 @@ static Value str_join(Run *r, const Call *c) {
     for (size_t i = 0; i < l->n; i++) {
         if (l->at[i].kind != IS_STRING)
             run_fail(r, "join wants strings, item %zu is a %s", i, value_type(l->at[i]));
-        if (i) text_add_str(r, &t, c->self.s);
-        text_add_str(r, &t, l->at[i].s);
+        if (i) append_str(r, &t, c->self.s);
+        append_str(r, &t, l->at[i].s);
     }
     return value_text(&t);
 }
@@ -217,8 +217,8 @@ static Value str_zfill(Run *r, const Call *c) {
     Str s = c->self.s;
     bool sign = s.n && (s.p[0] == '-' || s.p[0] == '+');
     Text t = {0};
-    jinja_text_add(r, &t, s.p, sign);
-    text_add_str(
+    append_bytes(r, &t, s.p, sign);
+    append_str(
         r, &t,
         str_pad(r, (Str){s.p + sign, s.n - sign}, arg_int(r, c, 0, 0) - sign, ">", STR("0")));
     return value_text(&t);

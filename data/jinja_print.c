@@ -27,49 +27,49 @@ void value_write_float(Run *r, Text *t, double f) {
     char digits[40], plain[400];
     int precision = 0;
     if (isnan(f) || isinf(f)) {
-        text_printf(r, t, "%s", isnan(f) ? "nan" : f < 0 ? "-inf" : "inf");
+        append_format(r, t, "%s", isnan(f) ? "nan" : f < 0 ? "-inf" : "inf");
         return;
     }
     do snprintf(digits, sizeof digits, "%.*e", precision, f);
     while (strtod(digits, NULL) != f && ++precision < 17);
     int exponent = atoi(strchr(digits, 'e') + 1);
     if (exponent < -4 || exponent >= 16) { /* C writes the exponent as Python does: e-05, e+16 */
-        text_printf(r, t, "%s", digits);
+        append_format(r, t, "%s", digits);
         return;
     }
     int decimals = precision - exponent;
     snprintf(plain, sizeof plain, "%.*f", decimals > 1 ? decimals : 1, f);
-    text_printf(r, t, "%s", plain);
+    append_format(r, t, "%s", plain);
 }
 
 static void write_repr_string(Run *r, Text *t, Str s) {
     bool single = memchr(s.p, '\'', s.n) && !memchr(s.p, '"', s.n);
     char quote = single ? '"' : '\'';
-    jinja_text_add(r, t, &quote, 1);
+    append_bytes(r, t, &quote, 1);
     for (size_t i = 0; i < s.n; i += str_point_bytes(s, i)) {
         static const char NAMED[] = "\nn\rr\tt";
         uint32_t p = str_point(s, i);
         const char *named = p && p < 0x80 ? strchr("\n\r\t", (int)p) : NULL;
         if (p == (uint32_t)quote || p == '\\') {
-            text_printf(r, t, "\\%c", (char)p);
+            append_format(r, t, "\\%c", (char)p);
         } else if (named) {
-            text_printf(r, t, "\\%c", strchr(NAMED, (int)p)[1]);
+            append_format(r, t, "\\%c", strchr(NAMED, (int)p)[1]);
         } else if (point_is_printable(p)) {
-            jinja_text_add(r, t, s.p + i, str_point_bytes(s, i));
+            append_bytes(r, t, s.p + i, str_point_bytes(s, i));
         } else {
-            text_printf(r, t, p < 0x100 ? "\\x%02x" : p < 0x10000 ? "\\u%04x" : "\\U%08x", p);
+            append_format(r, t, p < 0x100 ? "\\x%02x" : p < 0x10000 ? "\\u%04x" : "\\U%08x", p);
         }
     }
-    jinja_text_add(r, t, &quote, 1);
+    append_bytes(r, t, &quote, 1);
 }
 
 static void write_items(Run *r, Text *t, const List *l, const char *open, const char *close) {
-    text_add_str(r, t, str_of(open));
+    append_str(r, t, str_of(open));
     for (size_t i = 0; i < l->n; i++) {
-        if (i) jinja_text_add(r, t, ", ", 2);
+        if (i) append_bytes(r, t, ", ", 2);
         value_write_repr(r, t, l->at[i]);
     }
-    text_add_str(r, t, str_of(close));
+    append_str(r, t, str_of(close));
 }
 
 static void write_list(Run *r, Text *t, Value v) { write_items(r, t, v.list, "[", "]"); }
@@ -77,39 +77,39 @@ static void write_tuple(Run *r, Text *t, Value v) {
     write_items(r, t, v.list, "(", v.list->n == 1 ? ",)" : ")");
 }
 static void write_view(Run *r, Text *t, Value v) {
-    text_printf(r, t, "%s", v.list->name);
+    append_format(r, t, "%s", v.list->name);
     write_items(r, t, v.list, "([", "])");
 }
 
 static void write_dict(Run *r, Text *t, Value v) {
     const Dict *d = v.dict;
-    jinja_text_add(r, t, "{", 1);
+    append_bytes(r, t, "{", 1);
     for (size_t i = 0; i < d->n; i++) {
-        if (i) jinja_text_add(r, t, ", ", 2);
+        if (i) append_bytes(r, t, ", ", 2);
         value_write_repr(r, t, d->key[i]);
-        jinja_text_add(r, t, ": ", 2);
+        append_bytes(r, t, ": ", 2);
         value_write_repr(r, t, d->value[i]);
     }
-    jinja_text_add(r, t, "}", 1);
+    append_bytes(r, t, "}", 1);
 }
 
 static void write_namespace(Run *r, Text *t, Value v) {
-    text_printf(r, t, "<Namespace ");
+    append_format(r, t, "<Namespace ");
     write_dict(r, t, v);
-    jinja_text_add(r, t, ">", 1);
+    append_bytes(r, t, ">", 1);
 }
 
 static void write_range(Run *r, Text *t, Value v) {
     const Range *g = v.range;
-    text_printf(r, t, "range(%lld, %lld", (long long)g->start, (long long)g->stop);
-    if (g->step != 1) text_printf(r, t, ", %lld", (long long)g->step);
-    jinja_text_add(r, t, ")", 1);
+    append_format(r, t, "range(%lld, %lld", (long long)g->start, (long long)g->stop);
+    if (g->step != 1) append_format(r, t, ", %lld", (long long)g->step);
+    append_bytes(r, t, ")", 1);
 }
 
-static void write_undefined(Run *r, Text *t, Value v) { (void)v, text_printf(r, t, "Undefined"); }
-static void write_none(Run *r, Text *t, Value v) { (void)v, text_printf(r, t, "None"); }
-static void write_bool(Run *r, Text *t, Value v) { text_printf(r, t, v.b ? "True" : "False"); }
-static void write_int(Run *r, Text *t, Value v) { text_printf(r, t, "%lld", (long long)v.i); }
+static void write_undefined(Run *r, Text *t, Value v) { (void)v, append_format(r, t, "Undefined"); }
+static void write_none(Run *r, Text *t, Value v) { (void)v, append_format(r, t, "None"); }
+static void write_bool(Run *r, Text *t, Value v) { append_format(r, t, v.b ? "True" : "False"); }
+static void write_int(Run *r, Text *t, Value v) { append_format(r, t, "%lld", (long long)v.i); }
 static void write_float(Run *r, Text *t, Value v) { value_write_float(r, t, v.f); }
 static void write_string(Run *r, Text *t, Value v) { write_repr_string(r, t, v.s); }
 
@@ -133,7 +133,7 @@ void value_write_repr(Run *r, Text *t, Value v) {
 
 void value_write(Run *r, Text *t, Value v) {
     if (v.kind == IS_STRING) {
-        text_add_str(r, t, v.s);
+        append_str(r, t, v.s);
     } else if (v.kind != IS_UNDEFINED) {
         value_write_repr(r, t, v);
     }
@@ -147,41 +147,41 @@ Str value_print(Run *r, Value v) {
 }
 
 static void write_json_string(Run *r, Text *t, Str s, bool ascii) {
-    jinja_text_add(r, t, "\"", 1);
+    append_bytes(r, t, "\"", 1);
     for (size_t i = 0; i < s.n; i += str_point_bytes(s, i)) {
         static const char FROM[] = "\"\\\n\r\t\b\f", TO[] = "\"\\nrtbf";
         uint32_t p = str_point(s, i);
         const char *short_ = p && p < 0x80 ? strchr(FROM, (int)p) : NULL;
         if (short_) {
-            text_printf(r, t, "\\%c", TO[short_ - FROM]);
+            append_format(r, t, "\\%c", TO[short_ - FROM]);
         } else if (p < 0x20 || (ascii && p >= 0x7f && p < 0x10000)) {
-            text_printf(r, t, "\\u%04x", p);
+            append_format(r, t, "\\u%04x", p);
         } else if (ascii && p >= 0x10000) {
-            text_printf(r, t, "\\u%04x\\u%04x", 0xd7c0 + (p >> 10), 0xdc00 + (p & 0x3ff));
+            append_format(r, t, "\\u%04x\\u%04x", 0xd7c0 + (p >> 10), 0xdc00 + (p & 0x3ff));
         } else {
-            jinja_text_add(r, t, s.p + i, str_point_bytes(s, i));
+            append_bytes(r, t, s.p + i, str_point_bytes(s, i));
         }
     }
-    jinja_text_add(r, t, "\"", 1);
+    append_bytes(r, t, "\"", 1);
 }
 
 static void new_line(Run *r, Text *t, const JsonStyle *style, int level) {
     if (!style->lines) return;
-    jinja_text_add(r, t, "\n", 1);
-    for (int i = 0; i < level; i++) text_add_str(r, t, style->indent);
+    append_bytes(r, t, "\n", 1);
+    for (int i = 0; i < level; i++) append_str(r, t, style->indent);
 }
 
 static void write_json(Run *r, Text *t, Value v, const JsonStyle *style, int level);
 
 static void write_json_list(Run *r, Text *t, Value v, const JsonStyle *style, int level) {
-    jinja_text_add(r, t, "[", 1);
+    append_bytes(r, t, "[", 1);
     for (size_t i = 0; i < v.list->n; i++) {
-        if (i) text_add_str(r, t, style->comma);
+        if (i) append_str(r, t, style->comma);
         new_line(r, t, style, level + 1);
         write_json(r, t, v.list->at[i], style, level + 1);
     }
     if (v.list->n) new_line(r, t, style, level);
-    jinja_text_add(r, t, "]", 1);
+    append_bytes(r, t, "]", 1);
 }
 
 static void write_json_key(Run *r, Text *t, Value key, const JsonStyle *style) {
@@ -189,9 +189,9 @@ static void write_json_key(Run *r, Text *t, Value key, const JsonStyle *style) {
         write_json_string(r, t, key.s, style->ascii);
     } else if (key.kind == IS_NONE || key.kind == IS_BOOL || key.kind == IS_INT ||
                key.kind == IS_FLOAT) {
-        jinja_text_add(r, t, "\"", 1);
+        append_bytes(r, t, "\"", 1);
         write_json(r, t, key, style, 0);
-        jinja_text_add(r, t, "\"", 1);
+        append_bytes(r, t, "\"", 1);
     } else {
         run_fail(r, "keys must be str, int, float, bool or None, not %s", value_type(key));
     }
@@ -202,17 +202,17 @@ static void write_json_dict(Run *r, Text *t, Value v, const JsonStyle *style, in
     List *order = list_new(r, d->n);
     for (size_t i = 0; i < d->n; i++) list_add(r, order, value_pair(r, d->key[i], d->value[i]));
     if (style->sorted) list_sort(r, order, compare_first, NULL);
-    jinja_text_add(r, t, "{", 1);
+    append_bytes(r, t, "{", 1);
     for (size_t i = 0; i < d->n; i++) {
         const Value *pair = order->at[i].list->at;
-        if (i) text_add_str(r, t, style->comma);
+        if (i) append_str(r, t, style->comma);
         new_line(r, t, style, level + 1);
         write_json_key(r, t, pair[0], style);
-        text_add_str(r, t, style->colon);
+        append_str(r, t, style->colon);
         write_json(r, t, pair[1], style, level + 1);
     }
     if (d->n) new_line(r, t, style, level);
-    jinja_text_add(r, t, "}", 1);
+    append_bytes(r, t, "}", 1);
 }
 
 static void write_json(Run *r, Text *t, Value v, const JsonStyle *style, int level) {
@@ -220,10 +220,10 @@ static void write_json(Run *r, Text *t, Value v, const JsonStyle *style, int lev
     run_step(r, 1);
     switch (v.kind) {
     case IS_NONE:
-        text_printf(r, t, "null");
+        append_format(r, t, "null");
         break;
     case IS_BOOL:
-        text_printf(r, t, v.b ? "true" : "false");
+        append_format(r, t, v.b ? "true" : "false");
         break;
     case IS_INT:
         write_int(r, t, v);
@@ -232,7 +232,7 @@ static void write_json(Run *r, Text *t, Value v, const JsonStyle *style, int lev
         if (isfinite(v.f)) {
             write_float(r, t, v);
         } else {
-            text_printf(r, t, "%s", isnan(v.f) ? "NaN" : v.f < 0 ? "-Infinity" : "Infinity");
+            append_format(r, t, "%s", isnan(v.f) ? "NaN" : v.f < 0 ? "-Infinity" : "Infinity");
         }
         break;
     case IS_STRING:

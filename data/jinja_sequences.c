@@ -81,7 +81,7 @@ static Value filter_join(Run *r, const Call *c) {
     const List *l = value_items(r, c->self);
     Text t = {0};
     for (size_t i = 0; i < l->n; i++) {
-        if (i) text_add_str(r, &t, by);
+        if (i) append_str(r, &t, by);
         value_write(r, &t, path_follow(r, &path, l->at[i]));
     }
     return value_text(&t);
@@ -214,7 +214,7 @@ static Value filter_reverse(Run *r, const Call *c) {
     Text t = {0};
     for (size_t i = l->n; i-- > 0;) list_add(r, out, l->at[i]);
     if (c->self.kind != IS_STRING) return value_list(IS_STREAM, out);
-    for (size_t i = 0; i < out->n; i++) text_add_str(r, &t, out->at[i].s);
+    for (size_t i = 0; i < out->n; i++) append_str(r, &t, out->at[i].s);
     return value_text(&t);
 }
 

@@ -103,6 +103,8 @@ static Value test_sameas(Run *r, const Call *c) {
     return value_bool(box ? c->self.list == c->a[0].list : value_equal(r, c->self, c->a[0]));
 }
 
+static Value test_escaped(Run *r, const Call *c) { return (void)r, value_bool(c->self.safe); }
+
 static Value test_filter(Run *r, const Call *c) {
     return value_bool(filter_find(value_print(r, c->self)) != NULL);
 }
@@ -147,6 +149,7 @@ const Builtin TESTS[] = {
     {">=", "other", test_ge},
     {"in", "seq", test_in},
     {"sameas", "other", test_sameas},
+    {"escaped", "", test_escaped},
     {"filter", "", test_filter},
     {"test", "", test_test},
     {0},

@@ -70,10 +70,10 @@ int str_compare(Str a, Str b) {
     return c ? (c > 0) - (c < 0) : (a.n > b.n) - (a.n < b.n);
 }
 
-void text_add_point(Run *r, Text *t, uint32_t point) {
+void append_point(Run *r, Text *t, uint32_t point) {
     utf8proc_uint8_t bytes[4];
     utf8proc_ssize_t n = utf8proc_encode_char((utf8proc_int32_t)point, bytes);
-    jinja_text_add(r, t, (const char *)bytes, (size_t)n);
+    append_bytes(r, t, (const char *)bytes, (size_t)n);
 }
 
 static utf8proc_category_t category(uint32_t point) {
@@ -133,10 +133,10 @@ Str str_strip(Str s, enum Side sides, const Str *chars) {
 /* utf8proc maps one code point to one; the letter that really has a longer capital is added. */
 static void add_upper(Run *r, Text *t, uint32_t p, bool title) {
     if (p == 0xdf) {
-        text_add_str(r, t, title ? STR("Ss") : STR("SS"));
+        append_str(r, t, title ? STR("Ss") : STR("SS"));
     } else {
         utf8proc_int32_t up = (utf8proc_int32_t)p;
-        text_add_point(r, t, (uint32_t)(title ? utf8proc_totitle(up) : utf8proc_toupper(up)));
+        append_point(r, t, (uint32_t)(title ? utf8proc_totitle(up) : utf8proc_toupper(up)));
     }
 }
 
@@ -152,7 +152,7 @@ Str str_case(Run *r, Str s, enum Case how) {
         if (raise) {
             add_upper(r, &t, p, how == TITLE || how == CAPITAL);
         } else {
-            text_add_point(r, &t, lower);
+            append_point(r, &t, lower);
         }
         inside = how == CAPITAL || point_is_upper(p) || point_is_lower(p) ||
                  category(p) == UTF8PROC_CATEGORY_LT;
@@ -167,20 +167,35 @@ Str str_replace(Run *r, Str s, Str old, Str new, int64_t count) {
     if (count == 0) return s;
     if (old.n == 0) { /* between all characters, as Python does */
         for (; count != 0; count--) {
-            text_add_str(r, &t, new);
+            append_str(r, &t, new);
             if (at >= s.n) break;
             size_t n = str_point_bytes(s, at);
-            jinja_text_add(r, &t, s.p + at, n);
+            append_bytes(r, &t, s.p + at, n);
             at += n;
         }
     } else {
         for (size_t hit; count != 0 && (hit = str_find(s, old, at)) != SIZE_MAX; count--) {
-            jinja_text_add(r, &t, s.p + at, hit - at);
-            text_add_str(r, &t, new);
+            append_bytes(r, &t, s.p + at, hit - at);
+            append_str(r, &t, new);
             at = hit + old.n;
         }
     }
-    if (at < s.n) jinja_text_add(r, &t, s.p + at, s.n - at);
+    if (at < s.n) append_bytes(r, &t, s.p + at, s.n - at);
+    return text_str(&t);
+}
+
+Str str_escape(Run *r, Str s) {
+    static const char *const NAMES[] = {"&amp;", "&lt;", "&gt;", "&#34;", "&#39;"};
+    static const char FROM[] = "&<>\"'";
+    Text t = {0};
+    for (size_t i = 0; i < s.n; i++) {
+        const char *hit = s.p[i] ? strchr(FROM, s.p[i]) : NULL;
+        if (hit) {
+            append_str(r, &t, str_of(NAMES[hit - FROM]));
+        } else {
+            append_bytes(r, &t, s.p + i, 1);
+        }
+    }
     return text_str(&t);
 }
 
@@ -199,7 +214,7 @@ List *str_lines(Run *r, Str s, bool keep_ends) {
 }
 
 static void add_fill(Run *r, Text *t, Str fill, int64_t n) {
-    for (int64_t i = 0; i < n; i++) text_add_str(r, t, fill);
+    for (int64_t i = 0; i < n; i++) append_str(r, t, fill);
 }
 
 Str str_pad(Run *r, Str s, int64_t width, const char *align, Str fill) {
@@ -211,7 +226,7 @@ Str str_pad(Run *r, Str s, int64_t width, const char *align, Str fill) {
     if (*align == 'c') left += room & width & 1;
     Text t = {0};
     add_fill(r, &t, fill, left);
-    text_add_str(r, &t, s);
+    append_str(r, &t, s);
     add_fill(r, &t, fill, room - left);
     return text_str(&t);
 }

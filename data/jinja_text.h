@@ -14,7 +14,7 @@ Str str_slice(Str s, size_t from, size_t to);  /* by code points */
 size_t str_find(Str s, Str what, size_t from); /* byte offset, or SIZE_MAX */
 size_t str_find_last(Str s, Str what);         /* byte offset, or SIZE_MAX */
 int str_compare(Str a, Str b);                 /* by code points */
-void text_add_point(Run *r, Text *t, uint32_t point);
+void append_point(Run *r, Text *t, uint32_t point);
 
 bool point_is_space(uint32_t point); /* str.isspace */
 bool point_is_alpha(uint32_t point);
@@ -31,6 +31,7 @@ Str str_strip(Str s, enum Side sides, const Str *chars); /* chars NULL: whitespa
 enum Case { UPPER, LOWER, TITLE, CAPITAL, SWAP };
 Str str_case(Run *r, Str s, enum Case how);
 Str str_replace(Run *r, Str s, Str old, Str new, int64_t count); /* count < 0: all */
+Str str_escape(Run *r, Str s);                                   /* & < > " ' as HTML names them */
 List *str_lines(Run *r, Str s, bool keep_ends);
 Str str_pad(Run *r, Str s, int64_t width, const char *align, Str fill); /* align: < > ^ */
 #endif

@@ -71,7 +71,7 @@ void run_free(Run *r) {
     r->chunks = NULL;
 }
 
-void jinja_text_add(Run *r, Text *t, const char *p, size_t n) {
+void append_bytes(Run *r, Text *t, const char *p, size_t n) {
     if (t->cap - t->n < n) {
         size_t cap = (t->n + n) * 2 + 32;
         char *more = run_take(r, cap);
@@ -84,16 +84,16 @@ void jinja_text_add(Run *r, Text *t, const char *p, size_t n) {
     if (t->n > MAX_OUTPUT) run_fail(r, "the text grows beyond %d MiB", MAX_OUTPUT >> 20);
 }
 
-void text_add_str(Run *r, Text *t, Str s) { jinja_text_add(r, t, s.p, s.n); }
+void append_str(Run *r, Text *t, Str s) { append_bytes(r, t, s.p, s.n); }
 
-void text_printf(Run *r, Text *t, const char *fmt, ...) {
+void append_format(Run *r, Text *t, const char *fmt, ...) {
     char small[512];
     va_list ap;
     va_start(ap, fmt);
     int n = vsnprintf(small, sizeof small, fmt, ap);
     va_end(ap);
-    CHECK(n >= 0 && (size_t)n < sizeof small, "text_printf is for short texts, not %d bytes", n);
-    jinja_text_add(r, t, small, (size_t)n);
+    CHECK(n >= 0 && (size_t)n < sizeof small, "append_format is for short texts, not %d bytes", n);
+    append_bytes(r, t, small, (size_t)n);
 }
 
 Value value_undefined(Run *r, const char *hint) {

@@ -51,6 +51,7 @@ typedef enum Kind {
 
 typedef struct Value {
     Kind kind;
+    bool safe; /* STRING: came from safe or escape, so + escapes what joins it */
     union {
         bool b;
         int64_t i;
@@ -111,9 +112,9 @@ void run_deeper(Run *r);              /* pair with r->depth-- */
 void *run_take(Run *r, size_t bytes); /* zeroed, 16-byte aligned */
 void run_free(Run *r);
 
-void jinja_text_add(Run *r, Text *t, const char *p, size_t n);
-void text_add_str(Run *r, Text *t, Str s);
-void text_printf(Run *r, Text *t, const char *fmt, ...) PRINTF_LIKE(3, 4);
+void append_bytes(Run *r, Text *t, const char *p, size_t n);
+void append_str(Run *r, Text *t, Str s);
+void append_format(Run *r, Text *t, const char *fmt, ...) PRINTF_LIKE(3, 4);
 static inline Str text_str(const Text *t) { return (Str){t->p ? t->p : "", t->n}; }
 
 static inline Value value_none(void) { return (Value){.kind = IS_NONE}; }
