@@ -215,8 +215,9 @@ static int set_shape(HdfFile *f, hid_t set, const char *name, HdfType *type, int
     hid_t space = H5Dget_space(set), stored = H5Dget_type(set);
     hid_t native = H5Tget_native_type(stored, H5T_DIR_ASCEND);
     *n_dim = H5Sget_simple_extent_dims(space, size, NULL);
-    int found = 0;
-    while (found < HDF_TYPES && !(native >= 0 && H5Tequal(native, type_id((HdfType)found)) > 0))
+    int found = 0; /* the native type of a float16 is float32: sizes are compared too */
+    while (found < HDF_TYPES && !(native >= 0 && H5Tequal(native, type_id((HdfType)found)) > 0 &&
+                                  H5Tget_size(stored) == H5Tget_size(native)))
         found++;
     *type = (HdfType)found;
     if (native >= 0) H5Tclose(native);
