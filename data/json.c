@@ -1,21 +1,7 @@
 /* json.c - jansson with sentences; the nesting is measured before it parses, since it recurses. */
-#include <errno.h>
-#include <stdio.h>
 #include <string.h>
+#include "files.h"
 #include "json.h"
-
-int file_read(Buf *out, const char *path, Err *e) {
-    FILE *f = fopen(path, "rb");
-    if (!f) return err_set(e, "%s: cannot be opened: %s", path, strerror(errno));
-    static const size_t chunk = 1 << 16;
-    char *part = mem_alloc(chunk);
-    size_t n;
-    while ((n = fread(part, 1, chunk, f)) > 0) buf_add(out, part, n);
-    int fault = ferror(f) ? errno : 0;
-    mem_free(part);
-    fclose(f);
-    return fault ? err_set(e, "%s: cannot be read: %s", path, strerror(fault)) : 0;
-}
 
 /* The deepest nesting in text, which need not be valid JSON. */
 static int depth_of(const char *text, size_t n) {
@@ -56,7 +42,7 @@ int json_read_text(json_t **out, const char *text, size_t n, const char *name, E
 int json_read_file(json_t **out, const char *path, Err *e) {
     *out = NULL;
     Buf text = {0};
-    int rc = file_read(&text, path, e);
+    int rc = files_read(path, &text, e);
     if (rc == 0) rc = json_read_text(out, text.p, text.n, path, e);
     buf_free(&text);
     return rc;

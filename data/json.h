@@ -10,8 +10,6 @@
 
 enum { JSON_DEPTH_MAX = 256 };
 
-/* Appends a whole file's bytes to out. */
-int file_read(Buf *out, const char *path, Err *e);
 /* An object or array out of a file, or out of text; name is what the sentence calls the text. The
  * caller owns *out (json_decref). */
 int json_read_file(json_t **out, const char *path, Err *e);

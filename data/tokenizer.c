@@ -135,6 +135,14 @@ static int read_all_added(Tokenizer *t, const json_t *file, const char *path, Er
     return added_finish(&t->added, &t->normalizer, e);
 }
 
+static int check_ids(const Tokenizer *t, const Ids *ids, const char *path, Err *e) {
+    for (size_t i = 0; i < ids->n; i++)
+        if (!tokenizer_piece(t, ids->at[i]))
+            return err_set(e, "%s: post_processor adds id %d, which is no piece's", path,
+                           ids->at[i]);
+    return 0;
+}
+
 static const json_t *part(const json_t *file, const char *key) {
     const json_t *value = json_object_get(file, key);
     return json_is_null(value) ? NULL : value;
@@ -146,8 +154,9 @@ static int read_parts(Tokenizer *t, const TokenizerFile *f, const char *path, Er
     TRY(pre_tokenizer_read(&t->pre_tokenizer, part(f->rest, "pre_tokenizer"), path, e));
     TRY(read_all_added(t, f->rest, path, e));
     TRY(decoders_read(&t->decoders, part(f->rest, "decoder"), path, e));
-    return post_processor_read(&t->post, part(f->rest, "post_processor"), tokenizer_size(t), path,
-                               e);
+    TRY(post_processor_read(&t->post, part(f->rest, "post_processor"), path, e));
+    TRY(check_ids(t, &t->post.before, path, e));
+    return check_ids(t, &t->post.behind, path, e);
 }
 
 int tokenizer_open(Tokenizer **out, const char *path, Err *e) {
@@ -229,6 +238,7 @@ static void split_added(const Tokenizer *t, const Trie *which, Work *w) {
 }
 
 static int prepare(const Tokenizer *t, const char *text, size_t n, Work *w, Err *e) {
+    w->stage.limit = w->spare.limit = stage_limit(n);
     for (size_t i = 0, end; i < n; i = end) {
         end = i + (size_t)utf8_length(text[i]);
         text_add(&w->stage.text, text + i, end - i, (uint32_t)i, (uint32_t)end);

@@ -72,7 +72,8 @@ static int32_t trie_match(const Trie *t, const char *text, size_t n, size_t *len
 
 static int add_normalized(AddedTokens *a, size_t i, const Steps *normalizer, Err *e) {
     AddedToken *token = &a->at[i];
-    Stage stage = {0}, spare = {0};
+    size_t limit = stage_limit(token->content.n);
+    Stage stage = {.limit = limit}, spare = {.limit = limit};
     Matcher m = {0};
     text_add(&stage.text, token->content.p, token->content.n, 0, 0);
     stage_add(&stage, 0, stage.text.n, -1);

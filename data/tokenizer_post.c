@@ -7,7 +7,6 @@
 
 typedef struct Reading {
     PostProcessor *out;
-    int32_t size;
     const char *where;
 } Reading;
 
@@ -24,9 +23,9 @@ static int check_id(const Reading *r, const json_t *value, int64_t *out, Err *e)
         return err_set(e, "%s: the id of a special token is %s, expected a whole number", r->where,
                        json_kind(value));
     *out = json_integer_value(value);
-    if (*out >= 0 && *out < r->size) return 0;
+    if (*out >= 0 && *out < VOCAB_ID_LIMIT) return 0;
     return err_set(e, "%s: a special token has id %lld, expected 0 to %d", r->where,
-                   (long long)*out, r->size - 1);
+                   (long long)*out, VOCAB_ID_LIMIT - 1);
 }
 
 /* The ids of {"SpecialToken": {"id": name}}, from the table "special_tokens". */
@@ -97,8 +96,7 @@ static const struct {
     {"RobertaProcessing", read_cls_sep},
 };
 
-int post_processor_read(PostProcessor *p, const json_t *value, int32_t size, const char *name,
-                        Err *e) {
+int post_processor_read(PostProcessor *p, const json_t *value, const char *name, Err *e) {
     const char *type;
     if (!value) return 0;
     TRY(part_type(value, &type, "post_processor", name, e));
@@ -108,10 +106,10 @@ int post_processor_read(PostProcessor *p, const json_t *value, int32_t size, con
         size_t i;
         TRY(json_require(value, "processors", where.text, e));
         TRY(json_get_array(value, "processors", &list, where.text, e));
-        json_array_foreach(list, i, each) TRY(post_processor_read(p, each, size, name, e));
+        json_array_foreach(list, i, each) TRY(post_processor_read(p, each, name, e));
         return 0;
     }
-    Reading r = {p, size, where.text};
+    Reading r = {p, where.text};
     for (size_t i = 0; i < COUNT_OF(POST_PROCESSORS); i++)
         if (strcmp(type, POST_PROCESSORS[i].type) == 0)
             return POST_PROCESSORS[i].read(&r, value, e);

@@ -11,8 +11,8 @@ typedef struct Ids {
 typedef struct PostProcessor {
     Ids before, behind;
 } PostProcessor;
-/* value: "post_processor" of a tokenizer.json, or NULL; size: ids have to be below it. */
-int post_processor_read(PostProcessor *p, const json_t *value, int32_t size, const char *name,
-                        Err *e);
+/* value: "post_processor" of a tokenizer.json, or NULL. Whether the ids are anyone's is not
+ * checked. */
+int post_processor_read(PostProcessor *p, const json_t *value, const char *name, Err *e);
 void post_processor_free(PostProcessor *p);
 #endif

@@ -4,6 +4,7 @@
  * arrays costs more time and memory than all the rest of opening it, so "vocab" and "merges" are
  * cut out first and read in place by a scanner for just these two; jansson gets what is left. */
 #include <string.h>
+#include "files.h"
 #include "tokenizer_read.h"
 #include "tokenizer_utf8.h"
 
@@ -314,7 +315,8 @@ static int read_rest(TokenizerFile *f, const char *path, Err *e) {
 }
 
 int tokenizer_file_read(TokenizerFile *f, const char *path, Err *e) {
-    TRY(file_read(&f->text, path, e));
+    TRY(files_read(path, &f->text, e));
+    buf_add(&f->text, "", 0); /* an empty file is an empty text, not none */
     Scan s = {.p = f->text.p, .end = f->text.p + f->text.n, .start = f->text.p, .name = path};
     size_t good = utf8_check(f->text.p, f->text.n);
     s.p += good;
@@ -322,7 +324,7 @@ int tokenizer_file_read(TokenizerFile *f, const char *path, Err *e) {
         return err_set(e, "%s: line %d: byte 0x%02X is not valid UTF-8", path, line_of(&s),
                        (unsigned)(unsigned char)*s.p);
     s.p = s.start;
-    if (f->text.n) walk_object(&s, find_model, f);
+    walk_object(&s, find_model, f);
     TRY(read_rest(f, path, e));
     if (json_is_object(f->rest)) return 0;
     return err_set(e, "%s: holds %s, expected an object", path, json_kind(f->rest));
@@ -345,7 +347,7 @@ int part_type(const json_t *part, const char **type, const char *what, const cha
 Where part_where(const char *type, const char *what, const char *name) {
     Where where;
     Err whole;
-    err_set(&whole, "%.300s: %s %.100s", name, what, type);
+    err_set(&whole, "%.300s: %s%s%.100s", name, what, *type ? " " : "", type);
     memcpy(where.text, whole.text, sizeof where.text);
     where.text[sizeof where.text - 1] = 0;
     return where;

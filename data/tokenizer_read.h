@@ -19,7 +19,7 @@ int tokenizer_file_tables(const TokenizerFile *f, Bpe *b, const char *path, Err 
 
 /* A part's "type"; what ("normalizer", ...) and name (the file) are for the sentence. */
 int part_type(const json_t *part, const char **type, const char *what, const char *name, Err *e);
-/* "NAME: TYPE pre_tokenizer": what sentences call this part. */
+/* "NAME: TYPE pre_tokenizer": what sentences call this part; type may be "". */
 typedef struct Where {
     char text[256];
 } Where;

@@ -53,6 +53,13 @@ void stage_add(Stage *s, size_t from, size_t to, int32_t id) {
 
 void stage_clear(Stage *s) { s->text.n = s->n = 0; }
 
+int stage_check(const Stage *s, Err *e) {
+    if (s->text.n <= s->limit && s->text.n < UINT32_MAX) return 0;
+    return err_set(e,
+                   "the tokenizer makes more than %zu bytes out of a text, expected at most that",
+                   s->limit);
+}
+
 void stage_free(Stage *s) {
     mem_free(s->text.p);
     mem_free(s->text.from);
@@ -84,8 +91,7 @@ int steps_run(const Steps *s, Stage *stage, Stage *spare, Matcher *m, Err *e) {
                 stage_add(spare, p->from, p->to, p->id);
             else
                 TRY(s->at[k].run(&s->at[k], stage, p, spare, m, e));
-            if (spare->text.n > UINT32_MAX)
-                return err_set(e, "the tokenizer makes more than 4 GiB out of this text");
+            TRY(stage_check(spare, e));
         }
         Stage done = *spare;
         *spare = *stage;
@@ -107,6 +113,7 @@ int step_replace(const Step *s, const Stage *in, const Piece *p, Stage *out, Mat
     Matches w = matches_in(s, in, p, m);
     int more;
     while ((more = matches_next(&w, &from, &to, e)) > 0) {
+        TRY(stage_check(out, e));
         text_add_text(&out->text, text, p->from + done, p->from + from);
         size_t a = p->from + from, z = p->from + to;
         uint32_t at = a > p->from ? text->to[a - 1] : text->from[a];

@@ -23,12 +23,14 @@ typedef struct Piece {
 } Piece;
 
 typedef struct Stage {
+    size_t limit; /* bytes of text at most: a hostile normalizer could multiply it */
     Text text;
     Piece *piece;
     size_t n, cap;
 } Stage;
 void stage_add(Stage *s, size_t from, size_t to, int32_t id); /* empty text pieces are dropped */
 void stage_clear(Stage *s);
+int stage_check(const Stage *s, Err *e); /* an error once the text is over the limit */
 void stage_free(Stage *s);
 
 typedef enum Behaviour { ISOLATED, REMOVED, MERGED_PREVIOUS, MERGED_NEXT, CONTIGUOUS } Behaviour;
@@ -53,6 +55,8 @@ typedef struct Steps {
 } Steps;
 Step *steps_add(Steps *s);
 void steps_free(Steps *s);
+/* What n bytes of text may grow to: no normal form and no spelling of bytes reaches this. */
+static inline size_t stage_limit(size_t n) { return 128 * n + 65536; }
 /* Runs them over every text piece of *stage, in place; spare is room to work in. */
 int steps_run(const Steps *s, Stage *stage, Stage *spare, Matcher *m, Err *e);
 
