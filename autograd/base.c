@@ -22,7 +22,7 @@ int err_set(Err *e, const char *fmt, ...) {
 }
 
 int err_prefix(Err *e, const char *fmt, ...) {
-    char    was[sizeof e->text];
+    char was[sizeof e->text];
     va_list ap;
     memcpy(was, e->text, sizeof was);
     va_start(ap, fmt);
@@ -76,7 +76,7 @@ static void buf_reserve(Buf *b, size_t more) {
     if (b->n + more + 1 <= b->cap) return;
     size_t cap = b->cap ? b->cap * 2 : 64;
     while (cap < b->n + more + 1) cap *= 2;
-    b->p   = mem_grow(b->p, b->cap, cap);
+    b->p = mem_grow(b->p, b->cap, cap);
     b->cap = cap;
 }
 
@@ -108,7 +108,7 @@ void buf_free(Buf *b) {
 }
 
 int arena_open(Arena *a, size_t reserve, Err *e) {
-    *a      = (Arena){.cap = reserve};
+    *a = (Arena){.cap = reserve};
     void *p = mmap(NULL, reserve, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) {
@@ -130,8 +130,8 @@ void arena_close(Arena *a) {
 
 void *arena_push(Arena *a, size_t bytes) {
     size_t at = (a->top + 63) & ~(size_t)63;
-    CHECK(a->base && bytes <= a->cap && at <= a->cap - bytes, "arena full: %zu bytes asked, %zu of %zu used",
-          bytes, at, a->cap);
+    CHECK(a->base && bytes <= a->cap && at <= a->cap - bytes,
+          "arena full: %zu bytes asked, %zu of %zu used", bytes, at, a->cap);
     a->top = at + bytes;
     if (a->top > a->peak) a->peak = a->top;
     ASAN_UNPOISON_MEMORY_REGION(a->base + at, bytes);

@@ -21,13 +21,13 @@ int err_set(Err *e, const char *fmt, ...) PRINTF_LIKE(2, 3);
 int err_prefix(Err *e, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
 _Noreturn void check_failed(const char *file, int line, const char *fmt, ...) PRINTF_LIKE(3, 4);
-#define CHECK(cond, ...)                                                                          \
-    do {                                                                                          \
-        if (!(cond)) check_failed(__FILE__, __LINE__, __VA_ARGS__);                               \
+#define CHECK(cond, ...)                                                                           \
+    do {                                                                                           \
+        if (!(cond)) check_failed(__FILE__, __LINE__, __VA_ARGS__);                                \
     } while (0)
-#define TRY(call)                                                                                 \
-    do {                                                                                          \
-        if ((call) != 0) return -1;                                                               \
+#define TRY(call)                                                                                  \
+    do {                                                                                           \
+        if ((call) != 0) return -1;                                                                \
     } while (0)
 #define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
 
@@ -36,11 +36,11 @@ _Noreturn void check_failed(const char *file, int line, const char *fmt, ...) PR
 void *mem_alloc(size_t bytes);
 void *mem_grow(void *p, size_t old_bytes, size_t new_bytes); /* the added part is zeroed */
 char *mem_copy_text(const char *text);                       /* strdup */
-void  mem_free(void *p);
+void mem_free(void *p);
 
 /* A growing run of bytes; always NUL-terminated behind its end (p may be NULL while n == 0). */
 typedef struct Buf {
-    char  *p;
+    char *p;
     size_t n, cap;
 } Buf;
 void buf_add(Buf *b, const void *bytes, size_t n);
@@ -51,15 +51,15 @@ void buf_free(Buf *b);
 /* A bump allocator over reserved address space: pages become real when first touched. Nothing
  * in it is freed alone: whoever took the mark gives everything above it back at once. */
 typedef struct Arena {
-    char  *base;
+    char *base;
     size_t cap, top, peak; /* bytes; peak is the highest top ever */
 } Arena;
-int   arena_open(Arena *a, size_t reserve, Err *e);
-void  arena_close(Arena *a);
+int arena_open(Arena *a, size_t reserve, Err *e);
+void arena_close(Arena *a);
 void *arena_push(Arena *a, size_t bytes); /* 64-byte aligned, not cleared (NaN in debug builds) */
 void *arena_push_zero(Arena *a, size_t bytes);
 static inline size_t arena_mark(const Arena *a) { return a->top; }
-void  arena_release(Arena *a, size_t mark);
+void arena_release(Arena *a, size_t mark);
 
 /* Counter-based random numbers (SplitMix64 finaliser over seed, stream and counter): the n-th
  * number of a stream depends on nothing else, so a resumed run needs only the counter. */
@@ -68,6 +68,6 @@ typedef struct Rng {
 } Rng;
 uint64_t rng_at(uint64_t seed, uint64_t stream, uint64_t n);
 uint64_t rng_u64(Rng *r);
-double   rng_uniform(Rng *r); /* in (0, 1) */
-float    rng_normal(Rng *r);  /* mean 0, variance 1 */
+double rng_uniform(Rng *r); /* in (0, 1) */
+float rng_normal(Rng *r);   /* mean 0, variance 1 */
 #endif

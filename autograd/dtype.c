@@ -1,8 +1,12 @@
 /* dtype.c - the row loops of the number formats; a format itself only says how one value opens. */
 #include "dtype.h"
 
-static void f32_rows_to_f32(const void *src, float *dst, int64_t n) { memcpy(dst, src, (size_t)n * 4); }
-static void f32_rows_from_f32(const float *src, void *dst, int64_t n) { memcpy(dst, src, (size_t)n * 4); }
+static void f32_rows_to_f32(const void *src, float *dst, int64_t n) {
+    memcpy(dst, src, (size_t)n * 4);
+}
+static void f32_rows_from_f32(const float *src, void *dst, int64_t n) {
+    memcpy(dst, src, (size_t)n * 4);
+}
 static void bf16_rows_to_f32(const void *src, float *dst, int64_t n) {
     const uint16_t *s = src;
     for (int64_t i = 0; i < n; i++) dst[i] = bf16_to_f32(s[i]);

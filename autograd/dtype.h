@@ -6,10 +6,10 @@
 #include "quant/plain.h"
 
 /*      name  values per block, bytes per block, safetensors name ("" where it has none) */
-#define DTYPES(X)                                                                                 \
-    X(f32, 1, 4, "F32")                                                                           \
-    X(bf16, 1, 2, "BF16")                                                                         \
-    X(f16, 1, 2, "F16")                                                                           \
+#define DTYPES(X)                                                                                  \
+    X(f32, 1, 4, "F32")                                                                            \
+    X(bf16, 1, 2, "BF16")                                                                          \
+    X(f16, 1, 2, "F16")                                                                            \
     X(i32, 1, 4, "I32")
 
 #define X(name, n, bytes, st) DT_##name,
@@ -18,8 +18,8 @@ typedef enum DType { DTYPES(X) DT_COUNT } DType;
 
 typedef struct DTypeInfo {
     const char *name, *safetensors;
-    int         block_n, block_bytes;
-    void (*to_f32)(const void *src, float *dst, int64_t n);   /* n values, a whole number of blocks */
+    int block_n, block_bytes;
+    void (*to_f32)(const void *src, float *dst, int64_t n); /* n values, a whole number of blocks */
     void (*from_f32)(const float *src, void *dst, int64_t n); /* round to nearest even */
 } DTypeInfo;
 extern const DTypeInfo dtype_info[DT_COUNT];

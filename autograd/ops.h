@@ -11,7 +11,7 @@
  * x is the input the addition reads: the product's own, or that after dropout. */
 typedef struct Lora {
     Tensor *x, *a, *b;
-    float   s;
+    float s;
 } Lora;
 
 /* How rows of q, k, v belong together. Sequence i owns query rows q_at[i]..q_at[i+1]-1 and key
@@ -19,26 +19,26 @@ typedef struct Lora {
  * passes more keys than queries). Sequences never see each other. */
 typedef struct Attend {
     Tensor *q_at, *k_at; /* i32 (n_seq + 1) */
-    int     n_head, n_kv, head_dim;
-    int     window; /* a query sees the last `window` keys including its own; 0: all before it */
-    float   scale;  /* of q kT */
+    int n_head, n_kv, head_dim;
+    int window;  /* a query sees the last `window` keys including its own; 0: all before it */
+    float scale; /* of q kT */
 } Attend;
 
 /* Rotary embedding, half-split pairs (i, i + d/2). The first n_angles of the d/2 pairs turn by
  * pos * theta^(-2i/d); the rest stay. */
 typedef struct Rope {
-    int   n_head, head_dim, n_angles;
+    int n_head, head_dim, n_angles;
     float theta;
 } Rope;
 
 /* Score to weight. renormalise: weights of the chosen sum to 1 before the per-expert scale. */
 typedef struct RouteSpec {
-    int  k;
+    int k;
     bool renormalise;
 } RouteSpec;
 
-#define OP(name, ...)                                                                             \
-    Tensor *name(Tape *, __VA_ARGS__);                                                            \
+#define OP(name, ...)                                                                              \
+    Tensor *name(Tape *, __VA_ARGS__);                                                             \
     extern const Op op_##name;
 #include "ops.def"
 #undef OP

@@ -7,8 +7,8 @@ Node *tape_node(Tape *t, const Op *op, int n_in, Tensor *const *in) {
     CHECK(n_in <= NODE_IN, "%s: %d inputs", op->name, n_in);
     Node *n = &t->node[t->n];
     memset(n, 0, sizeof *n);
-    n->op      = op;
-    n->n_in    = n_in;
+    n->op = op;
+    n->n_in = n_in;
     n->compute = t->compute;
     memcpy(n->in, in, sizeof in[0] * (size_t)n_in);
     return n;
@@ -45,9 +45,10 @@ Tensor *tape_grad(Tape *t, Tensor *x) {
 
 typedef struct Segment {
     SegmentFn fn;
-    void     *ctx;
-    bool      recompute;
-    int       lo, n_out; /* first of its nodes, where they were kept */
+    void *ctx;
+    bool recompute;
+    int lo, n_out;   /* first of its nodes, where they were kept */
+    size_t from, to; /* where in the arena its results and values were made */
 } Segment;
 
 static void segment_bwd(Tape *t, Node *n);
@@ -65,9 +66,9 @@ static bool node_reached(const Node *n) {
 static void backward_range(Tape *t, int lo, int hi) {
     Compute was = t->compute;
     for (int i = hi - 1; i >= lo; i--) {
-        Node *n       = &t->node[i];
-        bool  segment = n->op == &op_segment;
-        int   next    = segment && !ATTR(n, Segment)->recompute ? ATTR(n, Segment)->lo : i;
+        Node *n = &t->node[i];
+        bool segment = n->op == &op_segment;
+        int next = segment && !ATTR(n, Segment)->recompute ? ATTR(n, Segment)->lo : i;
         if (node_reached(n)) {
             CHECK(n->op->bwd[t->device], "%s: no backward on this device", n->op->name);
             if (!segment) {
@@ -93,30 +94,64 @@ void tape_backward(Tape *t, Tensor *loss) {
 
 void tape_reset(Tape *t) { t->n = 0; }
 
+/* The gradients of results are set from outside, so a result is a tensor of its own. */
+static void check_results(int n_in, Tensor *const *in, int n_out, Tensor *const *inner) {
+    for (int i = 0; i < n_out; i++) {
+        CHECK(inner[i], "a segment left result %d out", i);
+        for (int j = 0; j < n_in; j++) CHECK(inner[i] != in[j], "a segment returns input %d", j);
+        for (int j = 0; j < i; j++) CHECK(inner[i] != inner[j], "a segment returns %d twice", j);
+    }
+}
+
 void tape_segment(Tape *t, SegmentFn fn, void *ctx, bool recompute, int n_in, Tensor *const *in,
                   int n_out, Tensor *const *out) {
     CHECK(n_out >= 1 && n_out <= NODE_OUT, "a segment of %d results", n_out);
     Tensor *inner[NODE_OUT] = {0};
-    bool    keep            = !recompute && !t->paused;
-    int     lo              = t->n;
-    size_t  mark            = arena_mark(t->step);
+    bool keep = !recompute && !t->paused, learns = false;
+    int lo = t->n;
+    size_t mark = arena_mark(t->step);
     if (!keep) t->paused++;
     fn(t, ctx, in, inner);
     if (!keep) t->paused--;
+    check_results(n_in, in, n_out, inner);
     for (int i = 0; i < n_out; i++) {
-        CHECK(tensor_numel(inner[i]) == tensor_numel(out[i]), "segment result %d has another size", i);
+        CHECK(tensor_bytes(inner[i]) == tensor_bytes(out[i]), "segment result %d has another size",
+              i);
         out[i]->wants_grad = inner[i]->wants_grad;
+        learns = learns || inner[i]->wants_grad;
         if (!t->dry) memcpy(out[i]->data, inner[i]->data, (size_t)tensor_bytes(out[i]));
     }
-    if (!keep) arena_release(t->step, mark);
-    if (t->paused) return;
-    Node *n           = tape_node(t, &op_segment, n_in, in);
-    *ATTR(n, Segment) = (Segment){fn, ctx, recompute, lo, n_out};
+    size_t top = arena_mark(t->step);
+    if (!learns) t->n = lo;
+    if (!keep || !learns) arena_release(t->step, mark);
+    if (t->paused || !learns) return;
+    Node *n = tape_node(t, &op_segment, n_in, in);
+    *ATTR(n, Segment) = (Segment){fn, ctx, recompute, lo, n_out, mark, top};
     for (int i = 0; i < n_out; i++) {
         n->out[i] = out[i];
         if (keep) n->saved[i] = inner[i];
     }
     t->n++;
+}
+
+/* A gradient made above the mark goes with the segment: only what was made in the segment too may
+ * have its gradient there. Whatever else learns (a weight in ctx, a tensor not listed among the
+ * inputs) needs its gradient before, or it would be lost without a word. */
+static void check_gradients(const Tape *t, const Segment *s, int first, int last, size_t mark,
+                            const Tensor *inherits) {
+    const char *base = t->step->base, *end = base + t->step->cap;
+    for (int i = first; i < last; i++) {
+        for (int j = 0; j < t->node[i].n_in; j++) {
+            const Tensor *x = t->node[i].in[j];
+            if (!x || !x->grad || x == inherits) continue;
+            const char *at = (const char *)x, *grad = (const char *)x->grad;
+            if (grad < base + mark || grad >= end) continue;
+            bool played = at >= base + mark && at < end;
+            bool kept = !s->recompute && at >= base + s->from && at < base + s->to;
+            CHECK(played || kept, "segment: %s learns, but is no input and has no gradient yet",
+                  x->name ? x->name : "a tensor");
+        }
+    }
 }
 
 /* What the segment allocates is above the mark, what must outlive it was made below. The first
@@ -125,27 +160,28 @@ void tape_segment(Tape *t, SegmentFn fn, void *ctx, bool recompute, int n_in, Te
 static void segment_bwd(Tape *t, Node *n) {
     Segment s = *ATTR(n, Segment);
     Tensor *in[NODE_IN], *out[NODE_OUT], *inner[NODE_OUT] = {0};
-    int     n_in = n->n_in, first = s.lo, last = (int)(n - t->node);
+    int n_in = n->n_in, first = s.lo, last = (int)(n - t->node);
     memcpy(in, n->in, sizeof in);
     memcpy(out, n->out, sizeof out);
     memcpy(inner, n->saved, sizeof inner);
 
     Tensor *x = in[0], *dy = out[0]->grad;
-    bool    inherit = x->wants_grad && !x->grad && dy && tensor_numel(x) == tensor_numel(out[0]);
+    bool inherit = x->wants_grad && !x->grad && dy && tensor_numel(x) == tensor_numel(out[0]);
     for (int i = inherit ? 1 : 0; i < n_in; i++) {
         if (in[i] && in[i]->wants_grad) tape_grad(t, in[i]);
     }
     size_t mark = arena_mark(t->step);
     if (s.recompute) {
-        bool was  = t->replay;
+        bool was = t->replay;
         t->replay = true;
-        first     = t->n;
+        first = t->n;
         s.fn(t, s.ctx, in, inner);
-        last      = t->n;
+        last = t->n;
         t->replay = was;
     }
     for (int i = 0; i < s.n_out; i++) inner[i]->grad = out[i]->grad;
     backward_range(t, first, last);
+    check_gradients(t, &s, first, last, mark, inherit ? x : NULL);
     if (s.recompute) t->n = first;
     if (inherit) {
         if (x->grad && !t->dry) memcpy(dy->data, x->grad->data, (size_t)tensor_bytes(dy));

@@ -17,11 +17,11 @@ typedef struct Tape Tape;
 typedef struct Node {
     const struct Op *op;
     Tensor *in[NODE_IN], *out[NODE_OUT], *saved[NODE_SAVED]; /* in[i] may be NULL: not given */
-    int     n_in;
+    int n_in;
     Compute compute; /* the tape's when it was recorded; backward runs under the same */
-    union { /* the op's own small struct */
-        char   bytes[NODE_ATTR];
-        void  *align;
+    union {          /* the op's own small struct */
+        char bytes[NODE_ATTR];
+        void *align;
         double align2;
     } attr;
 } Node;
@@ -31,13 +31,13 @@ typedef void (*OpFn)(Tape *, Node *);
 /* A test case an op builds for itself: its result, and whether it was the last one. */
 typedef struct OpCase {
     Tensor *out;
-    bool    last;
+    bool last;
 } OpCase;
 
 typedef struct Op {
     const char *name;
-    OpFn        fwd[DEV_COUNT], bwd[DEV_COUNT]; /* bwd adds into in[i]->grad where wanted */
-    OpCase (*sample)(Tape *, Rng *, int i);     /* builds test case i; the tests need nothing else */
+    OpFn fwd[DEV_COUNT], bwd[DEV_COUNT];    /* bwd adds into in[i]->grad where wanted */
+    OpCase (*sample)(Tape *, Rng *, int i); /* builds test case i; the tests need nothing else */
 } Op;
 #ifdef USE_CUDA
 #define CUDA(fn) fn
@@ -46,14 +46,14 @@ typedef struct Op {
 #endif
 
 struct Tape {
-    Arena  *step; /* every result, saved value, gradient and scratch of one step */
-    int     device;
+    Arena *step; /* every result, saved value, gradient and scratch of one step */
+    int device;
     Compute compute;
-    int     paused;  /* > 0: run, record nothing */
-    bool    replay;  /* a checkpointed segment is being played again: choices are kept, not made */
-    bool    dry;     /* shapes and memory only: no kernel runs (what a step will need, before it) */
-    int     n, cap;
-    Node   *node;
+    int paused;  /* > 0: run, record nothing */
+    bool replay; /* a checkpointed segment is being played again: choices are kept, not made */
+    bool dry;    /* shapes and memory only: no kernel runs (what a step will need, before it) */
+    int n, cap;
+    Node *node;
 };
 
 #define ATTR(n, Type) ((Type *)(void *)(n)->attr.bytes)
@@ -68,14 +68,16 @@ bool tape_will_go_back(const Tape *, const Node *);
 void tape_backward(Tape *, Tensor *loss);
 /* The gradient of t, zeroed when made on first ask. */
 Tensor *tape_grad(Tape *, Tensor *t);
-void    tape_reset(Tape *); /* forgets the nodes; the arena is the caller's */
+void tape_reset(Tape *); /* forgets the nodes; the arena is the caller's */
 
 /* A segment is a stretch of the model (one layer). It takes and returns lists of tensors of any
  * shape; the caller makes the results (out[i]) beforehand, so that they outlive it.
  * recompute: nothing inside is kept, backward plays the segment again (gradient checkpointing;
  * Chen et al. 2016). Otherwise its nodes stay, and only the gradients inside it are given back
  * as soon as they are used. Tensors that must be the same in the replay (routing choices) are
- * made by the caller outside and read by the ops when tape->replay is set. */
+ * made by the caller outside and read by the ops when tape->replay is set.
+ * Whatever learns and is made outside is an input, or has its gradient already (parameters do).
+ * Results are new tensors: neither inputs nor one another. */
 typedef void (*SegmentFn)(Tape *, void *ctx, Tensor *const *in, Tensor **out);
 void tape_segment(Tape *, SegmentFn, void *ctx, bool recompute, int n_in, Tensor *const *in,
                   int n_out, Tensor *const *out);

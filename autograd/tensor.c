@@ -17,16 +17,16 @@ int64_t tensor_rows(const Tensor *t) {
 Tensor *tensor_over(Arena *a, DType dt, int n_dim, const int64_t *dim, const void *data) {
     CHECK(n_dim >= 1 && n_dim <= TENSOR_DIMS, "a tensor of %d dimensions", n_dim);
     Tensor *t = arena_push_zero(a, sizeof *t);
-    t->dtype  = dt;
-    t->n_dim  = n_dim;
-    t->data   = (void *)data;
+    t->dtype = dt;
+    t->n_dim = n_dim;
+    t->data = (void *)data;
     memcpy(t->dim, dim, sizeof dim[0] * (size_t)n_dim);
     return t;
 }
 
 Tensor *tensor_new(Arena *a, DType dt, int n_dim, const int64_t *dim) {
     Tensor *t = tensor_over(a, dt, n_dim, dim, NULL);
-    t->data   = arena_push(a, (size_t)tensor_bytes(t));
+    t->data = arena_push(a, (size_t)tensor_bytes(t));
     return t;
 }
 

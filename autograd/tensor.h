@@ -7,20 +7,22 @@
 
 enum { TENSOR_DIMS = 4 };
 typedef struct Tensor {
-    const char    *name; /* as the checkpoint or adapter file calls it; NULL for intermediates */
-    DType          dtype;
-    int            n_dim;
-    bool           wants_grad;
-    int64_t        dim[TENSOR_DIMS];
-    void          *data; /* borrowed: an arena or a mapped file owns it */
+    const char *name; /* as the checkpoint or adapter file calls it; NULL for intermediates */
+    DType dtype;
+    int n_dim;
+    bool wants_grad;
+    int64_t dim[TENSOR_DIMS];
+    void *data;          /* borrowed: an arena or a mapped file owns it */
     struct Tensor *grad; /* same shape, f32; NULL until backward reaches it */
 } Tensor;
 
 int64_t tensor_numel(const Tensor *t);
 int64_t tensor_rows(const Tensor *t); /* product of all but the last dim */
 static inline int64_t tensor_cols(const Tensor *t) { return t->dim[t->n_dim - 1]; }
-static inline int64_t tensor_bytes(const Tensor *t) { return dtype_bytes(t->dtype, tensor_numel(t)); }
-static inline float  *f32(const Tensor *t) { return (float *)t->data; }
+static inline int64_t tensor_bytes(const Tensor *t) {
+    return dtype_bytes(t->dtype, tensor_numel(t));
+}
+static inline float *f32(const Tensor *t) { return (float *)t->data; }
 static inline int32_t *i32(const Tensor *t) { return (int32_t *)t->data; }
 
 /* Memory from the arena, contents not set. */

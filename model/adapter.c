@@ -18,7 +18,9 @@ void adapter_free(Adapter *a) {
     *a = (Adapter){0};
 }
 
-static bool layer_wanted(const bool *layers, int layer) { return layer >= 0 && (!layers || layers[layer]); }
+static bool layer_wanted(const bool *layers, int layer) {
+    return layer >= 0 && (!layers || layers[layer]);
+}
 
 float adapter_scale(const Adapter *a, int rank, float alpha) {
     return alpha / (a->rslora ? sqrtf((float)rank) : (float)rank);
@@ -26,14 +28,16 @@ float adapter_scale(const Adapter *a, int rank, float alpha) {
 
 /* ---- plans ---- */
 
-static int plan_pattern(Plan *plan, const Adapter *a, const Model *m, const char *pattern, const bool *layers, Err *e) {
+static int plan_pattern(Plan *plan, const Adapter *a, const Model *m, const char *pattern,
+                        const bool *layers, Err *e) {
     int hits = 0;
     for (int i = 0; i < m->n_sites; i++) {
         const Site *s = &m->site[i];
-        if (!s->linear || s->row->kind == KIND_ROUTER || s->layer < 0 || !site_matches(s, pattern)) continue;
+        if (!s->linear || s->row->kind == KIND_ROUTER || s->layer < 0 || !site_matches(s, pattern))
+            continue;
         hits++;
         if (!layer_wanted(layers, s->layer)) continue;
-        plan->learn[i].rank  = a->rank;
+        plan->learn[i].rank = a->rank;
         plan->learn[i].scale = adapter_scale(a, a->rank, a->alpha);
     }
     return hits;
@@ -50,38 +54,42 @@ static void plan_router(Plan *plan, const Adapter *a, const Model *m, const Adap
     bool whole_module = spec->router & (ROUTER_SCALE | ROUTER_EXPERT_SCALE);
     for (int i = 0; i < m->n_sites; i++) {
         const Site *s = &m->site[i];
-        Learn      *l = &plan->learn[i];
+        Learn *l = &plan->learn[i];
         if (s->row->kind != KIND_ROUTER || !layer_wanted(spec->router_layers, s->layer)) continue;
         unsigned bits = router_bits(s) & spec->router;
-        l->full       = bits & ~(unsigned)ROUTER_LORA;
-        l->saved      = whole_module;
+        l->full = bits & ~(unsigned)ROUTER_LORA;
+        l->saved = whole_module;
         if (!(bits & ROUTER_LORA)) continue;
-        l->rank  = spec->router_rank;
+        l->rank = spec->router_rank;
         l->scale = adapter_scale(a, l->rank, a->alpha);
         l->saved = false; /* the file holds the sum, made while writing */
     }
 }
 
 int adapter_plan_new(Plan *plan, Adapter *a, const Model *m, const AdapterSpec *spec, Err *e) {
-    *a    = (Adapter){.rank = spec->rank, .alpha = spec->alpha, .rslora = spec->rslora};
+    *a = (Adapter){.rank = spec->rank, .alpha = spec->alpha, .rslora = spec->rslora};
     *plan = plan_new(m);
     for (int i = 0; i < spec->n_modules; i++) {
         if (!plan_pattern(plan, a, m, spec->modules[i], spec->layers, e)) {
-            return err_set(e, "lora_target_modules: no linear of this model is named %s", spec->modules[i]);
+            return err_set(e, "lora_target_modules: no linear of this model is named %s",
+                           spec->modules[i]);
         }
     }
     for (int i = 0; i < spec->n_parameters; i++) {
         if (!plan_pattern(plan, a, m, spec->parameters[i], spec->layers, e)) {
-            return err_set(e, "lora_target_parameters: this model has no %s%s", spec->parameters[i],
-                           m->dims.n_experts ? "" : " (it has no experts: set lora_target_parameters to [])");
+            return err_set(
+                e, "lora_target_parameters: this model has no %s%s", spec->parameters[i],
+                m->dims.n_experts ? "" : " (it has no experts: set lora_target_parameters to [])");
         }
     }
-    if (spec->router && !m->dims.n_experts) return err_set(e, "router.train: this model has no router");
+    if (spec->router && !m->dims.n_experts)
+        return err_set(e, "router.train: this model has no router");
     plan_router(plan, a, m, spec);
     for (int i = 0; i < plan->n; i++) {
         if (plan->learn[i].rank || plan->learn[i].full) return 0;
     }
-    return err_set(e, "nothing would learn: name lora_target_modules, lora_target_parameters or router.train");
+    return err_set(
+        e, "nothing would learn: name lora_target_modules, lora_target_parameters or router.train");
 }
 
 int plan_full(Plan *plan, const Model *m, const char *const *patterns, int n, Err *e) {
@@ -89,14 +97,15 @@ int plan_full(Plan *plan, const Model *m, const char *const *patterns, int n, Er
     for (int k = 0; k < n; k++) {
         bool all = !strcmp(patterns[k], "all"), hit = all;
         for (int i = 0; i < m->n_sites; i++) {
-            const Site *s   = &m->site[i];
-            char        tail[256];
+            const Site *s = &m->site[i];
+            char tail[256];
             snprintf(tail, sizeof tail, "*.%s", patterns[k]);
             bool match = all || !fnmatch(patterns[k], s->name, 0) || !fnmatch(tail, s->name, 0);
             if (!match || s->row->buffer) continue;
             plan->learn[i].full = hit = true;
         }
-        if (!hit) return err_set(e, "trainable: no parameter of this model matches \"%s\"", patterns[k]);
+        if (!hit)
+            return err_set(e, "trainable: no parameter of this model matches \"%s\"", patterns[k]);
     }
     return 0;
 }
@@ -106,15 +115,15 @@ int plan_full(Plan *plan, const Model *m, const char *const *patterns, int n, Er
 /* What one entry of the file is made of. */
 typedef struct Source {
     const Param *param;
-    const Site  *site;
+    const Site *site;
     const float *value; /* the weight or its gradient, in memory's layout */
-    bool         sum;   /* written with its own adapter added: see ROUTER_LORA beside ROUTER_SCALE */
+    bool sum; /* written with its own adapter added: see ROUTER_LORA beside ROUTER_SCALE */
 } Source;
 
 /* lora_B of fused experts: memory (E,O,R), file (O, R*E) with the expert fastest. */
 static void fill_expert_b(const Source *src, int64_t first, int64_t n, float *dst) {
     const Tensor *b = src->param->tensor;
-    int64_t       E = b->dim[0], O = b->dim[1], R = b->dim[2];
+    int64_t E = b->dim[0], O = b->dim[1], R = b->dim[2];
     for (int64_t i = 0; i < n; i++) {
         int64_t o = (first + i) / (R * E), j = (first + i) / E % R, e = (first + i) % E;
         dst[i] = src->value[(e * O + o) * R + j];
@@ -136,8 +145,8 @@ static int fill_param(void *ctx, int64_t first, int64_t n, void *dst, Err *e) {
 
 typedef struct Entries {
     SafetensorsEntry *at;
-    Source           *src;
-    int               n;
+    Source *src;
+    int n;
 } Entries;
 
 static void entries_free(Entries *x) {
@@ -148,7 +157,8 @@ static void entries_free(Entries *x) {
 
 static void add_entry(Entries *x, char *name, Source src, int n_dim, const int64_t *dim) {
     x->src[x->n] = src;
-    x->at[x->n]  = (SafetensorsEntry){.name = name, .dtype = DT_f32, .n_dim = n_dim, .fill = fill_param, .ctx = &x->src[x->n]};
+    x->at[x->n] = (SafetensorsEntry){
+        .name = name, .dtype = DT_f32, .n_dim = n_dim, .fill = fill_param, .ctx = &x->src[x->n]};
     memcpy(x->at[x->n].dim, dim, sizeof *dim * (size_t)n_dim);
     x->n++;
 }
@@ -158,45 +168,53 @@ static bool router_summed(const Model *m, const Plan *plan, int site) {
     const Site *s = &m->site[site];
     if (s->row->kind != KIND_ROUTER || !s->linear || !plan->learn[site].rank) return false;
     for (int i = 0; i < m->n_sites; i++) {
-        if (m->site[i].layer == s->layer && m->site[i].row->kind == KIND_ROUTER && plan->learn[i].saved) return true;
+        if (m->site[i].layer == s->layer && m->site[i].row->kind == KIND_ROUTER &&
+            plan->learn[i].saved)
+            return true;
     }
     return false;
 }
 
-static void add_param_entry(Entries *x, Model *m, const ParamSet *ps, const Plan *plan, const Adapter *a, const Param *p, bool grads) {
-    const Site    *s   = &m->site[p->site];
-    const Tensor  *t   = p->tensor;
-    bool           sum = !grads && router_summed(m, plan, p->site);
-    int64_t        dim[3];
-    int            n_dim = t->n_dim;
+static void add_param_entry(Entries *x, Model *m, const ParamSet *ps, const Plan *plan,
+                            const Adapter *a, const Param *p, bool grads) {
+    const Site *s = &m->site[p->site];
+    const Tensor *t = p->tensor;
+    bool sum = !grads && router_summed(m, plan, p->site);
+    int64_t dim[3];
+    int n_dim = t->n_dim;
     memcpy(dim, t->dim, sizeof dim);
     if (!a) {
-        add_entry(x, mem_copy_text(s->name), (Source){p, s, grads ? ps->grad + p->at : ps->weight + p->at, false}, n_dim, dim);
+        add_entry(x, mem_copy_text(s->name),
+                  (Source){p, s, grads ? ps->grad + p->at : ps->weight + p->at, false}, n_dim, dim);
         return;
     }
     if (sum && p->role == PARAM_LORA_B) return; /* a stands for both */
     if (p->role != PARAM_WHOLE && n_dim == 3) {
         bool is_a = p->role == PARAM_LORA_A;
-        dim[0]    = is_a ? t->dim[0] * t->dim[1] : t->dim[1];
-        dim[1]    = is_a ? t->dim[2] : t->dim[2] * t->dim[0];
-        n_dim     = 2;
+        dim[0] = is_a ? t->dim[0] * t->dim[1] : t->dim[1];
+        dim[1] = is_a ? t->dim[2] : t->dim[2] * t->dim[0];
+        n_dim = 2;
     }
     if (sum) n_dim = site_dims(m, s, dim);
     add_entry(x, adapter_tensor_name(m, plan, a, p->site, sum ? PARAM_WHOLE : p->role),
               (Source){p, s, grads ? ps->grad + p->at : ps->weight + p->at, sum}, n_dim, dim);
 }
 
-static Entries entries_new(Model *m, const ParamSet *ps, const Plan *plan, const Adapter *a, bool grads) {
-    Entries x = {mem_alloc(sizeof *x.at * (size_t)ps->n), mem_alloc(sizeof *x.src * (size_t)ps->n), 0};
+static Entries entries_new(Model *m, const ParamSet *ps, const Plan *plan, const Adapter *a,
+                           bool grads) {
+    Entries x = {mem_alloc(sizeof *x.at * (size_t)ps->n), mem_alloc(sizeof *x.src * (size_t)ps->n),
+                 0};
     for (int i = 0; i < ps->n; i++) {
-        if (!grads || ps->param[i].learns) add_param_entry(&x, m, ps, plan, a, &ps->param[i], grads);
+        if (!grads || ps->param[i].learns)
+            add_param_entry(&x, m, ps, plan, a, &ps->param[i], grads);
     }
     return x;
 }
 
-int params_write_grads(const char *path, Model *m, const ParamSet *ps, const Plan *plan, const Adapter *a, Err *e) {
-    Entries x   = entries_new(m, ps, plan, a, true);
-    int     bad = safetensors_write(path, x.at, x.n, NULL, 0, e);
+int params_write_grads(const char *path, Model *m, const ParamSet *ps, const Plan *plan,
+                       const Adapter *a, Err *e) {
+    Entries x = entries_new(m, ps, plan, a, true);
+    int bad = safetensors_write(path, x.at, x.n, NULL, 0, e);
     entries_free(&x);
     return bad;
 }
@@ -205,9 +223,9 @@ int params_write_grads(const char *path, Model *m, const ParamSet *ps, const Pla
 
 /* The name a row goes by in target lists: "q_proj", "router.proj", "experts.gate_up_proj". */
 static char *row_suffix(const Site *s) {
-    char       *module = site_module(s);
-    const char *last   = strrchr(module, '.');
-    bool        pair   = s->row->kind == KIND_ROUTER || site_is_parameter(s);
+    char *module = site_module(s);
+    const char *last = strrchr(module, '.');
+    bool pair = s->row->kind == KIND_ROUTER || site_is_parameter(s);
     while (pair && last > module && *(last - 1) != '.') last--;
     char *out = mem_copy_text(pair ? last : last + 1);
     mem_free(module);
@@ -219,15 +237,18 @@ typedef bool (*Chooses)(const Model *m, const Plan *plan, int site);
 static bool lora_module(const Model *m, const Plan *plan, int i) {
     return plan->learn[i].rank && !site_is_parameter(&m->site[i]) && !router_summed(m, plan, i);
 }
-static bool lora_parameter(const Model *m, const Plan *plan, int i) { return plan->learn[i].rank && site_is_parameter(&m->site[i]); }
+static bool lora_parameter(const Model *m, const Plan *plan, int i) {
+    return plan->learn[i].rank && site_is_parameter(&m->site[i]);
+}
 static bool saved_module(const Model *m, const Plan *plan, int i) {
-    return m->site[i].linear && (plan->learn[i].full || plan->learn[i].saved || router_summed(m, plan, i));
+    return m->site[i].linear &&
+           (plan->learn[i].full || plan->learn[i].saved || router_summed(m, plan, i));
 }
 
 /* Names for a list: a suffix where every layer that has the tensor is in, one name a layer else. */
 static void list_names(json_t *list, const Model *m, const Plan *plan, Chooses chooses) {
     for (const TensorRow *r = m->family->layer_rows; r->hf; r++) {
-        int  has = 0, in = 0;
+        int has = 0, in = 0;
         char *suffix = NULL;
         for (int i = 0; i < m->n_sites; i++) {
             if (m->site[i].row != r) continue;
@@ -261,55 +282,70 @@ static json_t *modules_to_save(const Model *m, const Plan *plan) {
 }
 
 /* Ranks and alphas that differ from the adapter's own, by the module's whole name. */
-static void patterns(json_t *ranks, json_t *alphas, const Model *m, const Plan *plan, const Adapter *a) {
+static void patterns(json_t *ranks, json_t *alphas, const Model *m, const Plan *plan,
+                     const Adapter *a) {
     for (int i = 0; i < plan->n; i++) {
         const Learn *l = &plan->learn[i];
         if (!l->rank || router_summed(m, plan, i)) continue;
-        char       *module = site_module(&m->site[i]);
-        const char *key    = module + strlen(m->prefix);
-        double      alpha  = (double)l->scale * (a->rslora ? sqrt(l->rank) : l->rank);
+        char *module = site_module(&m->site[i]);
+        const char *key = module + strlen(m->prefix);
+        double alpha = (double)l->scale * (a->rslora ? sqrt(l->rank) : l->rank);
         if (l->rank != a->rank) json_object_set_new(ranks, key, json_integer(l->rank));
-        if (fabs(alpha - (double)a->alpha) > 1e-5 * fabs(alpha)) json_object_set_new(alphas, key, json_real(alpha));
+        if (fabs(alpha - (double)a->alpha) > 1e-5 * fabs(alpha))
+            json_object_set_new(alphas, key, json_real(alpha));
         mem_free(module);
     }
 }
 
-static json_t *number(float x) { return x == floorf(x) ? json_integer((json_int_t)x) : json_real((double)x); }
+static json_t *number(float x) {
+    return x == floorf(x) ? json_integer((json_int_t)x) : json_real((double)x);
+}
 
 static json_t *adapter_config(const Model *m, const Plan *plan, const Adapter *a) {
-    json_t *modules = json_array(), *parameters = json_array(), *ranks = json_object(), *alphas = json_object();
+    json_t *modules = json_array(), *parameters = json_array(), *ranks = json_object(),
+           *alphas = json_object();
     list_names(modules, m, plan, lora_module);
     list_names(parameters, m, plan, lora_parameter);
     patterns(ranks, alphas, m, plan, a);
     if (!json_array_size(parameters)) json_decref(parameters), parameters = json_null();
-    /* a bare suffix would also name linears of the image and sound towers, which PEFT cannot wrap */
+    /* a bare suffix would also name linears of the image and sound towers, which PEFT cannot wrap
+     */
     bool towers = !strcmp(m->prefix, "model.language_model.");
-    return json_pack("{s:s, s:s, s:s, s:s, s:b, s:i, s:o, s:b, s:b, s:f, s:s, s:b, s:b, s:b, s:o, s:o, s:o, s:o, s:o, s:o}",
+    return json_pack("{s:s, s:s, s:s, s:s, s:b, s:i, s:o, s:b, s:b, s:f, s:s, s:b, s:b, s:b, s:o, "
+                     "s:o, s:o, s:o, s:o, s:o}",
                      "peft_type", "LORA", "task_type", "CAUSAL_LM", "peft_version", PEFT_LAYOUT,
                      "base_model_name_or_path", a->base ? a->base : m->dir, "inference_mode", 1,
-                     "r", a->rank, "lora_alpha", number(a->alpha), "use_rslora", a->rslora, "use_dora", 0, "lora_dropout", 0.0,
-                     "bias", "none", "lora_bias", 0, "fan_in_fan_out", 0, "init_lora_weights", 1,
-                     "rank_pattern", ranks, "alpha_pattern", alphas, "modules_to_save", modules_to_save(m, plan),
-                     "target_modules", modules, "target_parameters", parameters,
-                     "exclude_modules", towers ? json_string(".*(vision_tower|audio_tower|embed_vision|embed_audio).*") : json_null());
+                     "r", a->rank, "lora_alpha", number(a->alpha), "use_rslora", a->rslora,
+                     "use_dora", 0, "lora_dropout", 0.0, "bias", "none", "lora_bias", 0,
+                     "fan_in_fan_out", 0, "init_lora_weights", 1, "rank_pattern", ranks,
+                     "alpha_pattern", alphas, "modules_to_save", modules_to_save(m, plan),
+                     "target_modules", modules, "target_parameters", parameters, "exclude_modules",
+                     towers ? json_string(".*(vision_tower|audio_tower|embed_vision|embed_audio).*")
+                            : json_null());
 }
 
 /* moesmith.json: which parts of a saved router learn, and the layout in words. */
 static json_t *manifest(const Model *m, const Plan *plan) {
-    static const struct { const char *suffix, *word; } names[] = {
-        {"router.proj", "full"}, {"router.scale", "scale"}, {"router.per_expert_scale", "per_expert_scale"}};
+    static const struct {
+        const char *suffix, *word;
+    } names[] = {{"router.proj", "full"},
+                 {"router.scale", "scale"},
+                 {"router.per_expert_scale", "per_expert_scale"}};
     json_t *router = json_array();
     for (size_t k = 0; k < COUNT_OF(names); k++) {
         bool full = false;
-        for (int i = 0; i < plan->n; i++) full |= m->site[i].row->kind == KIND_ROUTER && plan->learn[i].full && site_matches(&m->site[i], names[k].suffix);
+        for (int i = 0; i < plan->n; i++)
+            full |= m->site[i].row->kind == KIND_ROUTER && plan->learn[i].full &&
+                    site_matches(&m->site[i], names[k].suffix);
         if (full) json_array_append_new(router, json_string(names[k].word));
     }
-    return json_pack("{s:i, s:s, s:s, s:o}", "format", 1, "expert_lora_layout", "peft-fused", "expert_lora_b_order", "expert_fastest", "router_train", router);
+    return json_pack("{s:i, s:s, s:s, s:o}", "format", 1, "expert_lora_layout", "peft-fused",
+                     "expert_lora_b_order", "expert_fastest", "router_train", router);
 }
 
 static int write_json(const char *dir, const char *name, json_t *value, Err *e) {
     char *path = files_join(dir, name), *text = json_dumps(value, JSON_INDENT(1) | JSON_SORT_KEYS);
-    Buf   line = {0};
+    Buf line = {0};
     buf_printf(&line, "%s\n", text);
     int bad = files_write_whole(path, line.p, line.n, e);
     buf_free(&line);
@@ -319,10 +355,11 @@ static int write_json(const char *dir, const char *name, json_t *value, Err *e) 
     return bad;
 }
 
-int adapter_write(const char *dir, Model *m, const ParamSet *ps, const Plan *plan, const Adapter *a, Err *e) {
-    Entries x    = entries_new(m, ps, plan, a, false);
-    char   *path = files_join(dir, "adapter_model.safetensors");
-    int     bad  = safetensors_write(path, x.at, x.n, NULL, 0, e);
+int adapter_write(const char *dir, Model *m, const ParamSet *ps, const Plan *plan, const Adapter *a,
+                  Err *e) {
+    Entries x = entries_new(m, ps, plan, a, false);
+    char *path = files_join(dir, "adapter_model.safetensors");
+    int bad = safetensors_write(path, x.at, x.n, NULL, 0, e);
     mem_free(path);
     entries_free(&x);
     if (bad) return -1;

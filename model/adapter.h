@@ -10,23 +10,23 @@ enum { ROUTER_LORA = 1, ROUTER_FULL = 2, ROUTER_SCALE = 4, ROUTER_EXPERT_SCALE =
 
 /* What the user asked to adapt. Layer lists are n_layers long, NULL: every layer. */
 typedef struct AdapterSpec {
-    const char *const *modules;    /* suffixes of linears: q_proj, ... */
-    int                n_modules;
+    const char *const *modules; /* suffixes of linears: q_proj, ... */
+    int n_modules;
     const char *const *parameters; /* suffixes of fused experts: experts.gate_up_proj, ... */
-    int                n_parameters;
-    int                rank;
-    float              alpha;
-    bool               rslora;
-    unsigned           router; /* ROUTER_ bits */
-    int                router_rank;
-    const bool        *layers, *router_layers;
+    int n_parameters;
+    int rank;
+    float alpha;
+    bool rslora;
+    unsigned router; /* ROUTER_ bits */
+    int router_rank;
+    const bool *layers, *router_layers;
 } AdapterSpec;
 
 /* What adapter_config.json says for all of an adapter. */
 typedef struct Adapter {
-    int   rank;
+    int rank;
     float alpha;
-    bool  rslora;
+    bool rslora;
     char *prefix; /* of its tensors' names before "layers."; NULL: from the model */
     char *dir;    /* where it was read from; NULL: new */
     char *base;   /* base_model_name_or_path */
@@ -45,9 +45,11 @@ int adapter_read(ParamSet *ps, const Plan *plan, const Adapter *a, const Model *
 int plan_full(Plan *plan, const Model *m, const char *const *patterns, int n, Err *e);
 
 /* Into an existing directory. */
-int adapter_write(const char *dir, Model *m, const ParamSet *ps, const Plan *plan, const Adapter *a, Err *e);
+int adapter_write(const char *dir, Model *m, const ParamSet *ps, const Plan *plan, const Adapter *a,
+                  Err *e);
 /* The gradients of all that learns, named as in the adapter file (a != NULL) or the checkpoint. */
-int params_write_grads(const char *path, Model *m, const ParamSet *ps, const Plan *plan, const Adapter *a, Err *e);
+int params_write_grads(const char *path, Model *m, const ParamSet *ps, const Plan *plan,
+                       const Adapter *a, Err *e);
 
 /* The whole checkpoint with what was learned put in (float32 add, one rounding to the stored type,
  * or to save_dtype where not DT_COUNT), and the base's side files, into an existing directory. */

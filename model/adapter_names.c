@@ -2,7 +2,8 @@
 #include "adapter_names.h"
 #include <string.h>
 
-static const char *const role_suffix[] = {[PARAM_WHOLE] = "", [PARAM_LORA_A] = ".lora_A.weight", [PARAM_LORA_B] = ".lora_B.weight"};
+static const char *const role_suffix[] = {
+    [PARAM_WHOLE] = "", [PARAM_LORA_A] = ".lora_A.weight", [PARAM_LORA_B] = ".lora_B.weight"};
 
 /* The parts of a module's name after the model's prefix and "layers.N.", and the module itself. */
 static const char *local_name(const Model *m, const Site *s) { return s->name + strlen(m->prefix); }
@@ -10,20 +11,24 @@ static const char *local_name(const Model *m, const Site *s) { return s->name + 
 /* How many parameters of the same module are adapted after this one. */
 static int wrapped_after(const Model *m, const Plan *plan, int site) {
     const Site *s = &m->site[site];
-    size_t      n = (size_t)(strrchr(s->name, '.') - s->name) + 1;
-    int         k = 0;
+    size_t n = (size_t)(strrchr(s->name, '.') - s->name) + 1;
+    int k = 0;
     for (int i = site + 1; i < m->n_sites; i++) {
         const Site *o = &m->site[i];
-        k += o->layer == s->layer && site_is_parameter(o) && plan->learn[i].rank && !strncmp(o->name, s->name, n);
+        k += o->layer == s->layer && site_is_parameter(o) && plan->learn[i].rank &&
+             !strncmp(o->name, s->name, n);
     }
     return k;
 }
 
-char *adapter_tensor_name(const Model *m, const Plan *plan, const Adapter *a, int site, ParamRole role) {
-    const Site *s    = &m->site[site];
-    Buf         name = {0};
-    if (a->prefix) buf_add_text(&name, a->prefix);
-    else buf_printf(&name, "base_model.model.%s", m->prefix);
+char *adapter_tensor_name(const Model *m, const Plan *plan, const Adapter *a, int site,
+                          ParamRole role) {
+    const Site *s = &m->site[site];
+    Buf name = {0};
+    if (a->prefix)
+        buf_add_text(&name, a->prefix);
+    else
+        buf_printf(&name, "base_model.model.%s", m->prefix);
     if (role == PARAM_WHOLE) {
         buf_add_text(&name, local_name(m, s));
         return name.p;

@@ -6,6 +6,7 @@
 /* The whole name of one tensor of the file, on the heap. PEFT wraps a module once per adapted
  * parameter, in the order the module declares them: the last is outermost and carries the plain
  * name, each one before it lies one "base_layer" deeper. */
-char *adapter_tensor_name(const Model *m, const Plan *plan, const Adapter *a, int site, ParamRole role);
+char *adapter_tensor_name(const Model *m, const Plan *plan, const Adapter *a, int site,
+                          ParamRole role);
 float adapter_scale(const Adapter *a, int rank, float alpha);
 #endif

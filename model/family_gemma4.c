@@ -17,22 +17,85 @@ static const TensorRow layer_rows[] = {
     {"self_attn.o_proj.weight", L(o), KIND_ATTENTION, HAS_ALWAYS, {DIM_D, DIM_Q}, 1, 1, 0},
     {"self_attn.q_norm.weight", L(q_norm), KIND_NORMS, HAS_ALWAYS, {DIM_HEAD}, 0, 0, 0},
     {"self_attn.k_norm.weight", L(k_norm), KIND_NORMS, HAS_OWN_KV, {DIM_HEAD}, 0, 0, 0},
-    {"post_attention_layernorm.weight", L(post_attention_norm), KIND_NORMS, HAS_ALWAYS, {DIM_D}, 0, 0, 0},
+    {"post_attention_layernorm.weight",
+     L(post_attention_norm),
+     KIND_NORMS,
+     HAS_ALWAYS,
+     {DIM_D},
+     0,
+     0,
+     0},
     {"pre_feedforward_layernorm.weight", L(pre_mlp_norm), KIND_NORMS, HAS_ALWAYS, {DIM_D}, 0, 0, 0},
     {"mlp.gate_proj.weight", L(gate), KIND_DENSE, HAS_ALWAYS, {DIM_DENSE, DIM_D}, 1, 1, 0},
     {"mlp.up_proj.weight", L(up), KIND_DENSE, HAS_ALWAYS, {DIM_DENSE, DIM_D}, 1, 1, 0},
     {"mlp.down_proj.weight", L(down), KIND_DENSE, HAS_ALWAYS, {DIM_D, DIM_DENSE}, 1, 1, 0},
-    {"post_feedforward_layernorm.weight", L(post_mlp_norm), KIND_NORMS, HAS_ALWAYS, {DIM_D}, 0, 0, 0},
+    {"post_feedforward_layernorm.weight",
+     L(post_mlp_norm),
+     KIND_NORMS,
+     HAS_ALWAYS,
+     {DIM_D},
+     0,
+     0,
+     0},
     {"router.proj.weight", L(router), KIND_ROUTER, HAS_EXPERTS, {DIM_E, DIM_D}, 1, 0, 0},
     {"router.scale", L(router_scale), KIND_ROUTER, HAS_EXPERTS, {DIM_D}, 0, 0, 0},
     {"router.per_expert_scale", L(per_expert_scale), KIND_ROUTER, HAS_EXPERTS, {DIM_E}, 0, 0, 0},
-    {"experts.gate_up_proj", L(experts_in), KIND_EXPERTS, HAS_EXPERTS, {DIM_E, DIM_2F, DIM_D}, 1, 1, 0},
-    {"experts.down_proj", L(experts_out), KIND_EXPERTS, HAS_EXPERTS, {DIM_E, DIM_D, DIM_F}, 1, 1, 0},
-    {"post_feedforward_layernorm_1.weight", L(post_dense_norm), KIND_NORMS, HAS_EXPERTS, {DIM_D}, 0, 0, 0},
-    {"pre_feedforward_layernorm_2.weight", L(pre_experts_norm), KIND_NORMS, HAS_EXPERTS, {DIM_D}, 0, 0, 0},
-    {"post_feedforward_layernorm_2.weight", L(post_experts_norm), KIND_NORMS, HAS_EXPERTS, {DIM_D}, 0, 0, 0},
-    {"per_layer_input_gate.weight", L(ple_gate), KIND_EMBEDDINGS, HAS_PLE, {DIM_PLE, DIM_D}, 1, 1, 0},
-    {"per_layer_projection.weight", L(ple_proj), KIND_EMBEDDINGS, HAS_PLE, {DIM_D, DIM_PLE}, 1, 1, 0},
+    {"experts.gate_up_proj",
+     L(experts_in),
+     KIND_EXPERTS,
+     HAS_EXPERTS,
+     {DIM_E, DIM_2F, DIM_D},
+     1,
+     1,
+     0},
+    {"experts.down_proj",
+     L(experts_out),
+     KIND_EXPERTS,
+     HAS_EXPERTS,
+     {DIM_E, DIM_D, DIM_F},
+     1,
+     1,
+     0},
+    {"post_feedforward_layernorm_1.weight",
+     L(post_dense_norm),
+     KIND_NORMS,
+     HAS_EXPERTS,
+     {DIM_D},
+     0,
+     0,
+     0},
+    {"pre_feedforward_layernorm_2.weight",
+     L(pre_experts_norm),
+     KIND_NORMS,
+     HAS_EXPERTS,
+     {DIM_D},
+     0,
+     0,
+     0},
+    {"post_feedforward_layernorm_2.weight",
+     L(post_experts_norm),
+     KIND_NORMS,
+     HAS_EXPERTS,
+     {DIM_D},
+     0,
+     0,
+     0},
+    {"per_layer_input_gate.weight",
+     L(ple_gate),
+     KIND_EMBEDDINGS,
+     HAS_PLE,
+     {DIM_PLE, DIM_D},
+     1,
+     1,
+     0},
+    {"per_layer_projection.weight",
+     L(ple_proj),
+     KIND_EMBEDDINGS,
+     HAS_PLE,
+     {DIM_D, DIM_PLE},
+     1,
+     1,
+     0},
     {"post_per_layer_input_norm.weight", L(ple_norm), KIND_NORMS, HAS_PLE, {DIM_D}, 0, 0, 0},
     {"layer_scalar", L(scalar), KIND_NORMS, HAS_ALWAYS, {DIM_ONE}, 0, 0, 1},
     {0},
@@ -40,15 +103,30 @@ static const TensorRow layer_rows[] = {
 
 static const TensorRow model_rows[] = {
     {"embed_tokens.weight", M(embed), KIND_EMBEDDINGS, HAS_ALWAYS, {DIM_V, DIM_D}, 1, 1, 0},
-    {"embed_tokens_per_layer.weight", M(ple_table), KIND_EMBEDDINGS, HAS_PLE, {DIM_PLE_V, DIM_PLE_ALL}, 1, 1, 0},
-    {"per_layer_model_projection.weight", M(ple_model_proj), KIND_EMBEDDINGS, HAS_PLE, {DIM_PLE_ALL, DIM_D}, 1, 1, 0},
+    {"embed_tokens_per_layer.weight",
+     M(ple_table),
+     KIND_EMBEDDINGS,
+     HAS_PLE,
+     {DIM_PLE_V, DIM_PLE_ALL},
+     1,
+     1,
+     0},
+    {"per_layer_model_projection.weight",
+     M(ple_model_proj),
+     KIND_EMBEDDINGS,
+     HAS_PLE,
+     {DIM_PLE_ALL, DIM_D},
+     1,
+     1,
+     0},
     {"per_layer_projection_norm.weight", M(ple_norm), KIND_NORMS, HAS_PLE, {DIM_PLE}, 0, 0, 0},
     {"norm.weight", M(norm), KIND_NORMS, HAS_ALWAYS, {DIM_D}, 0, 0, 0},
     {"lm_head.weight", M(head), KIND_EMBEDDINGS, HAS_HEAD, {DIM_V, DIM_D}, 1, 1, 0},
     {0},
 };
 
-static const char *const ignored[] = {"vision_tower.", "embed_vision.", "audio_tower.", "embed_audio.", "multi_modal_projector.", NULL};
+static const char *const ignored[] = {"vision_tower.", "embed_vision.",          "audio_tower.",
+                                      "embed_audio.",  "multi_modal_projector.", NULL};
 
 /* ---- config.json ---- */
 
@@ -60,10 +138,11 @@ static bool knows(const json_t *c) {
 /* A whole number of the config; absent or null: its default in configuration_gemma4.py. */
 static int config_int(const json_t *c, const char *key, int preset, int least, int *out, Err *e) {
     const json_t *v = json_object_get(c, key);
-    *out            = preset;
+    *out = preset;
     if (!v || json_is_null(v)) return 0;
     if (!json_is_integer(v) || json_integer_value(v) < least || json_integer_value(v) > 1 << 28) {
-        return err_set(e, "config.json: \"%s\" should be a whole number of at least %d", key, least);
+        return err_set(e, "config.json: \"%s\" should be a whole number of at least %d", key,
+                       least);
     }
     *out = (int)json_integer_value(v);
     return 0;
@@ -71,7 +150,7 @@ static int config_int(const json_t *c, const char *key, int preset, int least, i
 
 static int config_float(const json_t *c, const char *key, float preset, float *out, Err *e) {
     const json_t *v = json_object_get(c, key);
-    *out            = preset;
+    *out = preset;
     if (!v || json_is_null(v)) return 0;
     if (!json_is_number(v)) return err_set(e, "config.json: \"%s\" should be a number", key);
     *out = (float)json_number_value(v);
@@ -86,10 +165,10 @@ static bool config_bool(const json_t *c, const char *key, bool preset) {
 /* Rotary numbers of one layer type; "proportional" turns only the first partial_rotary_factor of
  * the pairs, with the whole head size as the exponent's denominator. */
 static int rope_of(const json_t *c, bool full, int n_heads, int head_dim, Rope *r, Err *e) {
-    const json_t *all   = json_object_get(c, "rope_parameters");
-    const char   *layer = full ? "full_attention" : "sliding_attention";
-    const json_t *p     = json_object_get(all, layer);
-    float         theta = 0, part = 0, factor = 1;
+    const json_t *all = json_object_get(c, "rope_parameters");
+    const char *layer = full ? "full_attention" : "sliding_attention";
+    const json_t *p = json_object_get(all, layer);
+    float theta = 0, part = 0, factor = 1;
     if (all && !json_is_null(all) && !json_is_object(p)) {
         return err_set(e, "config.json: \"rope_parameters\" lacks \"%s\"", layer);
     }
@@ -100,14 +179,18 @@ static int rope_of(const json_t *c, bool full, int n_heads, int head_dim, Rope *
     TRY(config_float(p, "factor", 1, &factor, e));
     bool proportional = !strcmp(type, "proportional");
     if (!proportional && strcmp(type, "default")) {
-        return err_set(e, "config.json: rope_type \"%s\" of %s layers is not known (default, proportional)", type, layer);
+        return err_set(
+            e, "config.json: rope_type \"%s\" of %s layers is not known (default, proportional)",
+            type, layer);
     }
     if (factor != 1 || theta <= 0 || part <= 0 || part > 1) {
-        return err_set(e, "config.json: rope_parameters of %s layers are out of range (rope_theta %g, partial_rotary_factor %g, factor %g)",
+        return err_set(e,
+                       "config.json: rope_parameters of %s layers are out of range (rope_theta %g, "
+                       "partial_rotary_factor %g, factor %g)",
                        layer, (double)theta, (double)part, (double)factor);
     }
     int n_angles = proportional ? (int)(part * (float)head_dim / 2) : head_dim / 2;
-    *r           = (Rope){n_heads, head_dim, n_angles, theta};
+    *r = (Rope){n_heads, head_dim, n_angles, theta};
     return 0;
 }
 
@@ -115,23 +198,31 @@ static int refuse_unknown(const json_t *c, Err *e) {
     const char *act = json_string_value(json_object_get(c, "hidden_activation"));
     const char *bid = json_string_value(json_object_get(c, "use_bidirectional_attention"));
     if (act && strcmp(act, "gelu_pytorch_tanh")) {
-        return err_set(e, "config.json: hidden_activation \"%s\" is not known for Gemma 4 (gelu_pytorch_tanh)", act);
+        return err_set(
+            e, "config.json: hidden_activation \"%s\" is not known for Gemma 4 (gelu_pytorch_tanh)",
+            act);
     }
-    if (config_bool(c, "attention_bias", false)) return err_set(e, "config.json: attention_bias: true is not supported for Gemma 4");
-    if (bid && !strcmp(bid, "all")) return err_set(e, "config.json: use_bidirectional_attention \"all\" is no causal language model");
+    if (config_bool(c, "attention_bias", false))
+        return err_set(e, "config.json: attention_bias: true is not supported for Gemma 4");
+    if (bid && !strcmp(bid, "all"))
+        return err_set(
+            e, "config.json: use_bidirectional_attention \"all\" is no causal language model");
     return 0;
 }
 
 /* Full layers have another head size and number of KV heads: said by global_* keys, or layer by
  * layer in per_layer_config. */
 static int layer_dims(Model *m, const json_t *c, int i, Err *e) {
-    LayerDims    *d     = &m->layer[i].d;
-    const json_t *types = json_object_get(c, "layer_types"), *per = json_object_get(c, "per_layer_config");
-    const char   *type  = json_string_value(json_array_get(types, (size_t)i));
-    bool          full  = type ? !strcmp(type, "full_attention") : (i + 1) % 6 == 0;
-    int           global_dim, global_kv, window;
+    LayerDims *d = &m->layer[i].d;
+    const json_t *types = json_object_get(c, "layer_types"),
+                 *per = json_object_get(c, "per_layer_config");
+    const char *type = json_string_value(json_array_get(types, (size_t)i));
+    bool full = type ? !strcmp(type, "full_attention") : (i + 1) % 6 == 0;
+    int global_dim, global_kv, window;
     if (type && !full && strcmp(type, "sliding_attention")) {
-        return err_set(e, "config.json: layer_types[%d] is \"%s\" (sliding_attention, full_attention)", i, type);
+        return err_set(e,
+                       "config.json: layer_types[%d] is \"%s\" (sliding_attention, full_attention)",
+                       i, type);
     }
     if (i == m->dims.n_layers - 1) full = true;
     TRY(config_int(c, "num_key_value_heads", 4, 1, &d->n_kv, e));
@@ -152,7 +243,9 @@ static int layer_dims(Model *m, const json_t *c, int i, Err *e) {
         if (d->k_eq_v) d->n_kv = global_kv;
     }
     if (m->dims.n_heads % d->n_kv || d->head_dim % 2) {
-        return err_set(e, "config.json: layer %d has %d heads of size %d over %d key-value heads; the heads must divide evenly and have even size",
+        return err_set(e,
+                       "config.json: layer %d has %d heads of size %d over %d key-value heads; the "
+                       "heads must divide evenly and have even size",
                        i, m->dims.n_heads, d->head_dim, d->n_kv);
     }
     d->window = full ? 0 : window;
@@ -172,9 +265,13 @@ static int share_kv(Model *m, const json_t *c, Err *e) {
         if (i < L - shared) continue;
         int from = L - shared - 1;
         while (from >= 0 && (m->layer[from].d.window == 0) != (d->window == 0)) from--;
-        if (from < 0) return err_set(e, "config.json: num_kv_shared_layers %d leaves no layer of the type of layer %d to share from", shared, i);
-        d->kv_from                = from;
-        m->layer[from].lends_kv   = true;
+        if (from < 0)
+            return err_set(e,
+                           "config.json: num_kv_shared_layers %d leaves no layer of the type of "
+                           "layer %d to share from",
+                           shared, i);
+        d->kv_from = from;
+        m->layer[from].lends_kv = true;
         if (wide) d->dense_width *= 2;
     }
     return 0;
@@ -197,15 +294,19 @@ static int dims(Model *m, const json_t *c, Err *e) {
         TRY(config_int(c, "num_experts", 0, 1, &d->n_experts, e));
         TRY(config_int(c, "top_k_experts", 0, 1, &d->n_used, e));
         TRY(config_int(c, "moe_intermediate_size", 0, 1, &d->expert_width, e));
-        if (!d->expert_width) TRY(config_int(c, "expert_intermediate_size", 0, 1, &d->expert_width, e));
+        if (!d->expert_width)
+            TRY(config_int(c, "expert_intermediate_size", 0, 1, &d->expert_width, e));
         if (!d->n_experts || d->n_used < 1 || d->n_used > d->n_experts || !d->expert_width) {
-            return err_set(e, "config.json: enable_moe_block needs num_experts, top_k_experts (at most num_experts) and moe_intermediate_size; found %d, %d, %d",
+            return err_set(e,
+                           "config.json: enable_moe_block needs num_experts, top_k_experts (at "
+                           "most num_experts) and moe_intermediate_size; found %d, %d, %d",
                            d->n_experts, d->n_used, d->expert_width);
         }
     }
     const json_t *types = json_object_get(c, "layer_types");
     if (json_is_array(types) && (int)json_array_size(types) != d->n_layers) {
-        return err_set(e, "config.json: %zu layer_types for %d layers", json_array_size(types), d->n_layers);
+        return err_set(e, "config.json: %zu layer_types for %d layers", json_array_size(types),
+                       d->n_layers);
     }
     for (int i = 0; i < d->n_layers; i++) TRY(layer_dims(m, c, i, e));
     return share_kv(m, c, e);
@@ -215,12 +316,12 @@ static int dims(Model *m, const json_t *c, Err *e) {
 
 /* One layer's view of a run: what its segment reads beside its inputs. */
 typedef struct Run {
-    Model  *m;
-    Layer  *l;
-    int     index;
+    Model *m;
+    Layer *l;
+    int index;
     Tensor *pos, *q_at, *k_at; /* i32 (T), (rows + 1), (rows + 1) */
     Tensor *choice;            /* i32 (T,k): kept outside, so that a replay routes the same */
-    Cache  *cache;
+    Cache *cache;
 } Run;
 enum { IN_X, IN_PLE, IN_K, IN_V, IN_COUNT };
 enum { OUT_X, OUT_K, OUT_V, OUT_COUNT };
@@ -237,19 +338,20 @@ static Tensor *cache_append(Tape *t, Tensor *store, int64_t len, const Tensor *x
 }
 
 /* Keys turned and normed, values normed: the layer's own, or those an earlier layer lends. */
-static void keys_values(const Run *r, Tape *t, Tensor *a, Tensor *const *in, Tensor **k, Tensor **v) {
-    const LayerDims *d     = &r->l->d;
-    Cache           *cache = r->cache;
-    int64_t          rows  = tensor_rows(a);
+static void keys_values(const Run *r, Tape *t, Tensor *a, Tensor *const *in, Tensor **k,
+                        Tensor **v) {
+    const LayerDims *d = &r->l->d;
+    Cache *cache = r->cache;
+    int64_t rows = tensor_rows(a);
     if (d->kv_from != r->index) {
         *k = cache ? cache_view(t, cache->k[d->kv_from], cache->len + rows) : in[IN_K];
         *v = cache ? cache_view(t, cache->v[d->kv_from], cache->len + rows) : in[IN_V];
         return;
     }
-    Rope turn   = d->rope;
+    Rope turn = d->rope;
     turn.n_head = d->n_kv;
-    Tensor *k0  = linear_forward(r->m, t, &r->l->k, a); /* (T, K*d) */
-    Tensor *v0  = d->k_eq_v ? k0 : linear_forward(r->m, t, &r->l->v, a);
+    Tensor *k0 = linear_forward(r->m, t, &r->l->k, a); /* (T, K*d) */
+    Tensor *v0 = d->k_eq_v ? k0 : linear_forward(r->m, t, &r->l->v, a);
     *k = rope(t, rmsnorm(t, k0, r->l->k_norm, d->head_dim, r->m->dims.eps), r->pos, turn);
     *v = rmsnorm(t, v0, NULL, d->head_dim, r->m->dims.eps);
     if (!cache) return;
@@ -258,55 +360,60 @@ static void keys_values(const Run *r, Tape *t, Tensor *a, Tensor *const *in, Ten
 }
 
 static Tensor *attention_part(const Run *r, Tape *t, Tensor *x, Tensor *k, Tensor *v, Tensor *a) {
-    const Layer     *l = r->l;
+    const Layer *l = r->l;
     const LayerDims *d = &l->d;
-    const Dims      *m = &r->m->dims;
+    const Dims *m = &r->m->dims;
     Tensor *q = linear_forward(r->m, t, &l->q, a); /* (T, H*d) */
-    q         = rope(t, rmsnorm(t, q, l->q_norm, d->head_dim, m->eps), r->pos, d->rope);
-    Tensor *o = attention(t, q, k, v, (Attend){r->q_at, r->k_at, m->n_heads, d->n_kv, d->head_dim, d->window, 1});
-    o         = linear_forward(r->m, t, &l->o, o);
+    q = rope(t, rmsnorm(t, q, l->q_norm, d->head_dim, m->eps), r->pos, d->rope);
+    Tensor *o = attention(
+        t, q, k, v, (Attend){r->q_at, r->k_at, m->n_heads, d->n_kv, d->head_dim, d->window, 1});
+    o = linear_forward(r->m, t, &l->o, o);
     return add(t, x, rmsnorm(t, o, l->post_attention_norm, m->width, m->eps), 1);
 }
 
 static Tensor *dense_part(const Run *r, Tape *t, Tensor *x) {
     const Layer *l = r->l;
-    Tensor      *n = rmsnorm(t, x, l->pre_mlp_norm, r->m->dims.width, r->m->dims.eps);
-    Tensor      *h = geglu(t, linear_forward(r->m, t, &l->gate, n), linear_forward(r->m, t, &l->up, n));
+    Tensor *n = rmsnorm(t, x, l->pre_mlp_norm, r->m->dims.width, r->m->dims.eps);
+    Tensor *h = geglu(t, linear_forward(r->m, t, &l->gate, n), linear_forward(r->m, t, &l->up, n));
     return linear_forward(r->m, t, &l->down, h);
 }
 
 /* The router reads the raw residual stream; experts its norm. (T,D) */
 static Tensor *experts_part(const Run *r, Tape *t, Tensor *x) {
     const Layer *l = r->l;
-    const Dims  *m = &r->m->dims;
-    Tensor *n      = rmsnorm(t, x, l->router_scale, m->width, m->eps);
-    Tensor *logits = router_forward(r->m, t, &l->router, scale(t, n, 1 / sqrtf((float)m->width))); /* (T,E) */
+    const Dims *m = &r->m->dims;
+    Tensor *n = rmsnorm(t, x, l->router_scale, m->width, m->eps);
+    Tensor *logits =
+        router_forward(r->m, t, &l->router, scale(t, n, 1 / sqrtf((float)m->width))); /* (T,E) */
     Tensor *weight = route(t, logits, r->choice, l->per_expert_scale, (RouteSpec){m->n_used, true});
-    if (r->m->on_route && !t->replay && !t->dry) r->m->on_route(r->m->on_route_ctx, r->index, logits, r->choice, weight);
+    if (r->m->on_route && !t->replay && !t->dry)
+        r->m->on_route(r->m->on_route_ctx, r->index, logits, r->choice, weight);
     Dispatch d = dispatch_by_expert(t, r->choice, m->n_experts);
-    Tensor  *h = gather(t, rmsnorm(t, x, l->pre_experts_norm, m->width, m->eps), d.token_of, d.row_of); /* (T*k, D) */
-    h          = geglu(t, experts_forward(r->m, t, &l->experts_in, h, d.off), NULL);
-    h          = experts_forward(r->m, t, &l->experts_out, h, d.off);
+    Tensor *h = gather(t, rmsnorm(t, x, l->pre_experts_norm, m->width, m->eps), d.token_of,
+                       d.row_of); /* (T*k, D) */
+    h = geglu(t, experts_forward(r->m, t, &l->experts_in, h, d.off), NULL);
+    h = experts_forward(r->m, t, &l->experts_out, h, d.off);
     return rmsnorm(t, combine(t, h, weight, d.row_of), l->post_experts_norm, m->width, m->eps);
 }
 
 /* This layer's slice of the per-layer embeddings gates the stream once more. */
 static Tensor *ple_part(const Run *r, Tape *t, Tensor *x, Tensor *ple) {
     const Layer *l = r->l;
-    int64_t      D = r->m->dims.ple_width;
-    Tensor      *g = geglu(t, linear_forward(r->m, t, &l->ple_gate, x), columns(t, ple, r->index * D, D));
-    g              = linear_forward(r->m, t, &l->ple_proj, g);
+    int64_t D = r->m->dims.ple_width;
+    Tensor *g =
+        geglu(t, linear_forward(r->m, t, &l->ple_gate, x), columns(t, ple, r->index * D, D));
+    g = linear_forward(r->m, t, &l->ple_proj, g);
     return add(t, x, rmsnorm(t, g, l->ple_norm, r->m->dims.width, r->m->dims.eps), 1);
 }
 
 static void block(Tape *t, void *ctx, Tensor *const *in, Tensor **out) {
-    const Run   *r = ctx;
+    const Run *r = ctx;
     const Layer *l = r->l;
-    const Dims  *m = &r->m->dims;
+    const Dims *m = &r->m->dims;
     Tensor *x = in[IN_X], *k, *v;
     Tensor *a = rmsnorm(t, x, l->input_norm, m->width, m->eps);
     keys_values(r, t, a, in, &k, &v);
-    x         = attention_part(r, t, x, k, v, a);
+    x = attention_part(r, t, x, k, v, a);
     Tensor *f = dense_part(r, t, x);
     if (m->n_experts) {
         f = add(t, rmsnorm(t, f, l->post_dense_norm, m->width, m->eps), experts_part(r, t, x), 1);
@@ -320,40 +427,43 @@ static void block(Tape *t, void *ctx, Tensor *const *in, Tensor **out) {
 /* Per-layer embeddings of all layers: (T, L*P). */
 static Tensor *ple_all(Model *m, Tape *t, Tensor *ids, Tensor *h) {
     const Dims *d = &m->dims;
-    Tensor *look  = embed(t, m->ple_table.w, ids, sqrtf((float)d->ple_width), d->pad_id);
-    Tensor *proj  = scale(t, linear_forward(m, t, &m->ple_model_proj, h), 1 / sqrtf((float)d->width));
-    proj          = rmsnorm(t, proj, m->ple_norm, d->ple_width, d->eps);
+    Tensor *look = embed(t, m->ple_table.w, ids, sqrtf((float)d->ple_width), d->pad_id);
+    Tensor *proj =
+        scale(t, linear_forward(m, t, &m->ple_model_proj, h), 1 / sqrtf((float)d->width));
+    proj = rmsnorm(t, proj, m->ple_norm, d->ple_width, d->eps);
     return scale(t, add(t, look, proj, 1), sqrtf(0.5f));
 }
 
 static Tensor *hidden(Model *m, Tape *t, const Batch *b, Cache *cache) {
     const Dims *d = &m->dims;
-    int64_t     T = batch_tokens(b), past = cache ? cache->len : 0;
-    Tensor *ids   = tensor_over(t->step, DT_i32, 1, &T, b->ids);
-    Tensor *at    = tensor_over(t->step, DT_i32, 1, (int64_t[]){b->n_rows + 1}, b->at);
-    Tensor *k_at  = at, *pos = tensor_1d(t->step, DT_i32, T);
+    int64_t T = batch_tokens(b), past = cache ? cache->len : 0;
+    Tensor *ids = tensor_over(t->step, DT_i32, 1, &T, b->ids);
+    Tensor *at = tensor_over(t->step, DT_i32, 1, (int64_t[]){b->n_rows + 1}, b->at);
+    Tensor *k_at = at, *pos = tensor_1d(t->step, DT_i32, T);
     for (int i = 0; i < b->n_rows && !t->dry; i++) {
-        for (int32_t j = b->at[i]; j < b->at[i + 1]; j++) i32(pos)[j] = (int32_t)past + j - b->at[i];
+        for (int32_t j = b->at[i]; j < b->at[i + 1]; j++)
+            i32(pos)[j] = (int32_t)past + j - b->at[i];
     }
     if (cache) {
-        k_at          = tensor_1d(t->step, DT_i32, 2);
-        i32(k_at)[0]  = 0;
-        i32(k_at)[1]  = (int32_t)(past + T);
+        k_at = tensor_1d(t->step, DT_i32, 2);
+        i32(k_at)[0] = 0;
+        i32(k_at)[1] = (int32_t)(past + T);
     }
-    Tensor *x   = embed(t, m->embed.w, ids, sqrtf((float)d->width), d->pad_id);
+    Tensor *x = embed(t, m->embed.w, ids, sqrtf((float)d->width), d->pad_id);
     Tensor *ple = d->ple_width ? ple_all(m, t, ids, x) : NULL;
     Tensor *lent_k[2] = {0}, *lent_v[2] = {0}; /* by sliding, full */
     for (int i = 0; i < d->n_layers; i++) {
-        Layer *l    = &m->layer[i];
-        Run   *r    = arena_push(t->step, sizeof *r);
-        int    full = l->d.window == 0;
+        Layer *l = &m->layer[i];
+        Run *r = arena_push(t->step, sizeof *r);
+        int full = l->d.window == 0;
         *r = (Run){m, l, i, pos, at, k_at, NULL, cache};
         if (d->n_experts) r->choice = tensor_2d(t->step, DT_i32, T, d->n_used);
-        Tensor *in[IN_COUNT] = {x, ple, NULL, NULL}, *out[OUT_COUNT] = {tensor_like(t->step, x), NULL, NULL};
+        Tensor *in[IN_COUNT] = {x, ple, NULL, NULL},
+               *out[OUT_COUNT] = {tensor_like(t->step, x), NULL, NULL};
         if (l->d.kv_from != i && !cache) in[IN_K] = lent_k[full], in[IN_V] = lent_v[full];
         bool lends = l->lends_kv && !cache;
         if (lends) {
-            int64_t kv   = (int64_t)l->d.n_kv * l->d.head_dim;
+            int64_t kv = (int64_t)l->d.n_kv * l->d.head_dim;
             out[OUT_K] = lent_k[full] = tensor_2d(t->step, DT_f32, T, kv);
             out[OUT_V] = lent_v[full] = tensor_2d(t->step, DT_f32, T, kv);
         }

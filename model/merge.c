@@ -8,7 +8,8 @@
 
 /* One row of w + s * (b a): row of expert e, output o. */
 static void add_delta(const Linear *l, int64_t row, int64_t from, int64_t n, float *dst) {
-    int64_t O = l->w->dim[l->w->n_dim - 2], I = tensor_cols(l->w), R = tensor_cols(l->b), e = row / O;
+    int64_t O = l->w->dim[l->w->n_dim - 2], I = tensor_cols(l->w), R = tensor_cols(l->b),
+            e = row / O;
     const float *b = f32(l->b) + row * R, *a = f32(l->a) + e * R * I + from;
     for (int64_t j = 0; j < R; j++) {
         float s = l->s * b[j];
@@ -18,11 +19,12 @@ static void add_delta(const Linear *l, int64_t row, int64_t from, int64_t n, flo
 
 void site_values(const Site *s, int64_t first, int64_t n, float *dst) {
     const Tensor *w = *s->slot;
-    int64_t       I = tensor_cols(w);
+    int64_t I = tensor_cols(w);
     dtype_info[w->dtype].to_f32((const char *)w->data + dtype_bytes(w->dtype, first), dst, n);
     if (!s->linear || !s->linear->a) return;
     for (int64_t at = 0; at < n;) {
-        int64_t row = (first + at) / I, from = (first + at) % I, part = I - from < n - at ? I - from : n - at;
+        int64_t row = (first + at) / I, from = (first + at) % I,
+                part = I - from < n - at ? I - from : n - at;
         add_delta(s->linear, row, from, part, dst + at);
         at += part;
     }
@@ -30,12 +32,12 @@ void site_values(const Site *s, int64_t first, int64_t n, float *dst) {
 
 typedef struct Source {
     const Site *site;
-    DType       dtype;
+    DType dtype;
 } Source;
 
 static int fill_site(void *ctx, int64_t first, int64_t n, void *dst, Err *e) {
     const Source *src = ctx;
-    float         part[4096];
+    float part[4096];
     (void)e;
     for (int64_t at = 0; at < n; at += (int64_t)COUNT_OF(part)) {
         int64_t k = n - at < (int64_t)COUNT_OF(part) ? n - at : (int64_t)COUNT_OF(part);
@@ -59,10 +61,14 @@ static const Site *site_of_view(const Model *m, const char *name) {
     return s;
 }
 
-static bool site_changed(const Site *s) { return (*s->slot)->data != s->base->data || (s->linear && s->linear->a); }
+static bool site_changed(const Site *s) {
+    return (*s->slot)->data != s->base->data || (s->linear && s->linear->a);
+}
 
 static bool is_weight_file(const char *name) {
-    static const char *const ends[] = {".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth", ".h5", ".gguf", ".partial"};
+    static const char *const ends[] = {
+        ".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth", ".h5", ".gguf",
+        ".partial"};
     size_t n = strlen(name);
     for (size_t i = 0; i < COUNT_OF(ends); i++) {
         size_t k = strlen(ends[i]);
@@ -78,7 +84,8 @@ static int copy_side_files(const char *from, const char *to, Err *e) {
     int bad = 0;
     for (struct dirent *f; !bad && (f = readdir(d));) {
         char *src = files_join(from, f->d_name), *dst = files_join(to, f->d_name);
-        if (f->d_name[0] != '.' && !files_is_dir(src) && !is_weight_file(f->d_name)) bad = files_copy(src, dst, e);
+        if (f->d_name[0] != '.' && !files_is_dir(src) && !is_weight_file(f->d_name))
+            bad = files_copy(src, dst, e);
         mem_free(src);
         mem_free(dst);
     }
@@ -87,17 +94,22 @@ static int copy_side_files(const char *from, const char *to, Err *e) {
 }
 
 int model_write_merged(const char *dir, Model *m, DType save_dtype, Err *e) {
-    int               n     = weights_count(m->weights);
+    int n = weights_count(m->weights);
     SafetensorsEntry *entry = mem_alloc(sizeof *entry * (size_t)n);
-    Source           *src   = mem_alloc(sizeof *src * (size_t)n);
+    Source *src = mem_alloc(sizeof *src * (size_t)n);
     for (int i = 0; i < n; i++) {
         const WeightView *v = weights_at(m->weights, i);
-        const Site       *s = site_of_view(m, v->name);
-        entry[i] = (SafetensorsEntry){.name = v->name, .dtype = v->dtype, .stored = v->stored, .n_dim = v->n_dim, .data = v->data};
+        const Site *s = site_of_view(m, v->name);
+        entry[i] = (SafetensorsEntry){.name = v->name,
+                                      .dtype = v->dtype,
+                                      .stored = v->stored,
+                                      .n_dim = v->n_dim,
+                                      .data = v->data};
         memcpy(entry[i].dim, v->dim, sizeof v->dim);
         if (s && save_dtype != DT_COUNT) entry[i].dtype = save_dtype;
         src[i] = (Source){s, entry[i].dtype};
-        if (s && (site_changed(s) || entry[i].dtype != v->dtype)) entry[i].data = NULL, entry[i].fill = fill_site, entry[i].ctx = &src[i];
+        if (s && (site_changed(s) || entry[i].dtype != v->dtype))
+            entry[i].data = NULL, entry[i].fill = fill_site, entry[i].ctx = &src[i];
     }
     int bad = safetensors_write_model(dir, entry, n, SAFETENSORS_SHARD_BYTES, e);
     mem_free(entry);

@@ -7,7 +7,8 @@
 #include "../data/files.h"
 #include "../data/json.h"
 
-const char *const kind_name[KIND_COUNT] = {"attention", "dense", "experts", "router", "embeddings", "norms"};
+const char *const kind_name[KIND_COUNT] = {"attention", "dense",      "experts",
+                                           "router",    "embeddings", "norms"};
 
 #define FAMILY(name) extern const Family family_##name;
 #include "families.def"
@@ -22,7 +23,7 @@ static const Family *const families[] = {
 
 static int64_t dim_value(const Model *m, int layer, DimSym sym) {
     static const LayerDims none = {0};
-    const Dims      *d = &m->dims;
+    const Dims *d = &m->dims;
     const LayerDims *l = layer >= 0 ? &m->layer[layer].d : &none;
     const int64_t value[] = {
         [DIM_NONE] = 0,
@@ -44,8 +45,8 @@ static int64_t dim_value(const Model *m, int layer, DimSym sym) {
 }
 
 static bool row_applies(const Model *m, int layer, When when) {
-    const LayerDims *l   = layer >= 0 ? &m->layer[layer].d : NULL;
-    bool             own = l && l->kv_from == layer;
+    const LayerDims *l = layer >= 0 ? &m->layer[layer].d : NULL;
+    bool own = l && l->kv_from == layer;
     const bool has[] = {
         [HAS_ALWAYS] = true,
         [HAS_OWN_KV] = own,
@@ -68,7 +69,7 @@ int site_dims(const Model *m, const Site *s, int64_t dim[3]) {
 
 int64_t site_numel(const Model *m, const Site *s) {
     int64_t dim[3], n = 1;
-    int     k = site_dims(m, s, dim);
+    int k = site_dims(m, s, dim);
     for (int i = 0; i < k; i++) n *= dim[i];
     return n;
 }
@@ -78,15 +79,19 @@ int64_t site_numel(const Model *m, const Site *s) {
 static void add_sites(Model *m, const TensorRow *rows, int layer, void *fields) {
     for (const TensorRow *r = rows; r->hf; r++) {
         if (!row_applies(m, layer, r->when)) continue;
-        Site *s   = &m->site[m->n_sites++];
-        char *at  = (char *)fields + r->at;
-        Buf   name = {0};
+        Site *s = &m->site[m->n_sites++];
+        char *at = (char *)fields + r->at;
+        Buf name = {0};
         buf_add_text(&name, m->prefix);
         if (layer >= 0) buf_printf(&name, "layers.%d.", layer);
         buf_add_text(&name, r->hf);
         if (!strcmp(r->hf, "lm_head.weight")) buf_free(&name), buf_add_text(&name, r->hf);
-        *s = (Site){r, layer, name.p, r->linear ? &((Linear *)at)->w : (Tensor **)at,
-                    r->linear ? (Linear *)at : NULL, NULL};
+        *s = (Site){r,
+                    layer,
+                    name.p,
+                    r->linear ? &((Linear *)at)->w : (Tensor **)at,
+                    r->linear ? (Linear *)at : NULL,
+                    NULL};
         if (s->linear) s->linear->site = m->n_sites - 1;
     }
 }
@@ -98,8 +103,9 @@ static int count_rows(const TensorRow *rows) {
 }
 
 static void list_sites(Model *m) {
-    int most = count_rows(m->family->model_rows) + m->dims.n_layers * count_rows(m->family->layer_rows);
-    m->site  = mem_alloc(sizeof *m->site * (size_t)most);
+    int most =
+        count_rows(m->family->model_rows) + m->dims.n_layers * count_rows(m->family->layer_rows);
+    m->site = mem_alloc(sizeof *m->site * (size_t)most);
     add_sites(m, m->family->model_rows, -1, m);
     for (int i = 0; i < m->dims.n_layers; i++) add_sites(m, m->family->layer_rows, i, &m->layer[i]);
 }
@@ -120,12 +126,13 @@ static int read_config(Model *m, const char *path, Err *e) {
     }
     if (!m->family) {
         const char *type = json_string_value(json_object_get(c, "model_type"));
-        return err_set(e, "%s: model_type \"%s\" is no family this version knows (gemma4_text)", path, type ? type : "(absent)");
+        return err_set(e, "%s: model_type \"%s\" is no family this version knows (gemma4_text)",
+                       path, type ? type : "(absent)");
     }
     int64_t layers = 30;
     TRY(json_get_int(c, "num_hidden_layers", 1, 1000, &layers, path, e));
     m->dims.n_layers = (int)layers;
-    m->layer         = mem_alloc(sizeof *m->layer * (size_t)layers);
+    m->layer = mem_alloc(sizeof *m->layer * (size_t)layers);
     return m->family->dims(m, c, e);
 }
 
@@ -140,8 +147,8 @@ static void shape_text(Buf *b, const int64_t *dim, int n) {
 /* A tensor with the shape its row asks for; [1] may be stored without dimensions. */
 static int check_view(const Model *m, const Site *s, const WeightView *v, Err *e) {
     int64_t want[3];
-    int     n    = site_dims(m, s, want);
-    bool    same = v->n_dim == n || (v->n_dim == 0 && n == 1 && want[0] == 1);
+    int n = site_dims(m, s, want);
+    bool same = v->n_dim == n || (v->n_dim == 0 && n == 1 && want[0] == 1);
     for (int i = 0; i < v->n_dim && same; i++) same = v->dim[i] == want[i];
     if (!same) {
         Buf b = {0};
@@ -153,7 +160,8 @@ static int check_view(const Model *m, const Site *s, const WeightView *v, Err *e
         return -1;
     }
     if (v->dtype != DT_f32 && v->dtype != DT_bf16 && v->dtype != DT_f16) {
-        return err_set(e, "%s: tensor %s is stored as %s; F32, F16 and BF16 can be read", v->file, v->name, v->stored);
+        return err_set(e, "%s: tensor %s is stored as %s; F32, F16 and BF16 can be read", v->file,
+                       v->name, v->stored);
     }
     return 0;
 }
@@ -164,9 +172,9 @@ static int bind_site(Model *m, Site *s, Err *e) {
     TRY(check_view(m, s, v, e));
     v->read = true;
     int64_t dim[3];
-    int     n = site_dims(m, s, dim);
-    s->base   = tensor_over(&m->keep, v->dtype, n, dim, v->data);
-    *s->slot  = s->base;
+    int n = site_dims(m, s, dim);
+    s->base = tensor_over(&m->keep, v->dtype, n, dim, v->data);
+    *s->slot = s->base;
     if (!s->row->mapped) {
         *s->slot = tensor_new(&m->keep, DT_f32, n, dim);
         dtype_info[v->dtype].to_f32(v->data, (*s->slot)->data, tensor_numel(s->base));
@@ -186,26 +194,30 @@ static int find_prefix(Model *m, Err *e) {
             return 0;
         }
     }
-    return err_set(e, "%s: tensor model.%s is missing (model.language_model.%s was looked for too)", m->dir,
-                   m->family->model_rows[0].hf, m->family->model_rows[0].hf);
+    return err_set(e, "%s: tensor model.%s is missing (model.language_model.%s was looked for too)",
+                   m->dir, m->family->model_rows[0].hf, m->family->model_rows[0].hf);
 }
 
-static bool starts_with(const char *s, const char *start) { return !strncmp(s, start, strlen(start)); }
+static bool starts_with(const char *s, const char *start) {
+    return !strncmp(s, start, strlen(start));
+}
 
 /* Keys and values that a layer would have, were it not lent them: published files carry them. */
 static bool is_dead_kv(const Model *m, const char *name) {
-    int  layer, used = 0;
+    int layer, used = 0;
     if (!starts_with(name, m->prefix)) return false;
-    if (sscanf(name + strlen(m->prefix), "layers.%d.self_attn.%n", &layer, &used) != 1 || !used) return false;
+    if (sscanf(name + strlen(m->prefix), "layers.%d.self_attn.%n", &layer, &used) != 1 || !used)
+        return false;
     const char *rest = name + strlen(m->prefix) + used;
-    bool        kv   = !strcmp(rest, "k_proj.weight") || !strcmp(rest, "v_proj.weight") || !strcmp(rest, "k_norm.weight");
+    bool kv = !strcmp(rest, "k_proj.weight") || !strcmp(rest, "v_proj.weight") ||
+              !strcmp(rest, "k_norm.weight");
     return kv && layer >= 0 && layer < m->dims.n_layers && m->layer[layer].d.kv_from != layer;
 }
 
 static bool is_same_head(const Model *m, const WeightView *v) {
     const Tensor *embed = m->embed.w;
-    return !strcmp(v->name, "lm_head.weight") && v->dtype == embed->dtype && v->bytes == tensor_bytes(embed) &&
-           !memcmp(v->data, embed->data, (size_t)v->bytes);
+    return !strcmp(v->name, "lm_head.weight") && v->dtype == embed->dtype &&
+           v->bytes == tensor_bytes(embed) && !memcmp(v->data, embed->data, (size_t)v->bytes);
 }
 
 /* Why a tensor that no row names may be left alone; NULL: it may not. */
@@ -222,26 +234,30 @@ static const char *why_ignored(const Model *m, const WeightView *v) {
 /* Every tensor of the checkpoint was read, or is one the family leaves alone: those are counted. */
 static int check_unread(Model *m, Err *e) {
     const char *why[8] = {0}, *example[8] = {0};
-    int         count[8] = {0};
+    int count[8] = {0};
     for (int i = 0; i < weights_count(m->weights); i++) {
         const WeightView *v = weights_at(m->weights, i);
         if (v->read) continue;
         const char *reason = why_ignored(m, v);
         if (!reason) {
-            return err_set(e, "%s: tensor %s is not part of a %s model with this config.json; nothing would read it",
+            return err_set(e,
+                           "%s: tensor %s is not part of a %s model with this config.json; nothing "
+                           "would read it",
                            v->file, v->name, m->family->name);
         }
         int k = 0;
         while (why[k] && why[k] != reason) k++;
         why[k] = reason, example[k] = v->name, count[k]++;
     }
-    for (int k = 0; why[k]; k++) buf_printf(&m->notes, "skipped %d tensors %s (%s%s)\n", count[k], why[k], example[k], count[k] > 1 ? ", ..." : "");
+    for (int k = 0; why[k]; k++)
+        buf_printf(&m->notes, "skipped %d tensors %s (%s%s)\n", count[k], why[k], example[k],
+                   count[k] > 1 ? ", ..." : "");
     return 0;
 }
 
 static int open_parts(Model *m, Err *e) {
     char *config = files_join(m->dir, "config.json");
-    int   bad    = read_config(m, config, e);
+    int bad = read_config(m, config, e);
     mem_free(config);
     TRY(bad);
     TRY(weights_open(&m->weights, m->dir, e));
@@ -254,10 +270,11 @@ static int open_parts(Model *m, Err *e) {
 
 int model_open(Model **out, const char *dir, Err *e) {
     Model *m = mem_alloc(sizeof *m);
-    m->dir   = mem_copy_text(dir);
-    int bad  = arena_open(&m->keep, (size_t)64 << 30, e);
+    m->dir = mem_copy_text(dir);
+    int bad = arena_open(&m->keep, (size_t)64 << 30, e);
     if (!bad && !files_is_dir(dir)) {
-        bad = err_set(e, "base_model: %s is not a directory with config.json and safetensors files", dir);
+        bad = err_set(e, "base_model: %s is not a directory with config.json and safetensors files",
+                      dir);
     }
     if (!bad) bad = open_parts(m, e);
     if (bad) {
@@ -269,10 +286,10 @@ int model_open(Model **out, const char *dir, Err *e) {
 }
 
 int model_open_shapes(Model **out, const char *config_path, Err *e) {
-    Model *m   = mem_alloc(sizeof *m);
-    bool   dir = files_is_dir(config_path);
-    char  *path = dir ? files_join(config_path, "config.json") : mem_copy_text(config_path);
-    int    bad  = arena_open(&m->keep, (size_t)1 << 30, e);
+    Model *m = mem_alloc(sizeof *m);
+    bool dir = files_is_dir(config_path);
+    char *path = dir ? files_join(config_path, "config.json") : mem_copy_text(config_path);
+    int bad = arena_open(&m->keep, (size_t)1 << 30, e);
     if (!bad) bad = read_config(m, path, e);
     mem_free(path);
     if (bad) {
@@ -308,14 +325,17 @@ int model_check_finite(const Model *m, Err *e) {
     float open[4096];
     for (int i = 0; i < m->n_sites; i++) {
         const Tensor *b = m->site[i].base;
-        int64_t       n = tensor_numel(b);
+        int64_t n = tensor_numel(b);
         for (int64_t at = 0; at < n; at += COUNT_OF(open)) {
             int64_t part = n - at < (int64_t)COUNT_OF(open) ? n - at : (int64_t)COUNT_OF(open);
-            dtype_info[b->dtype].to_f32((const char *)b->data + dtype_bytes(b->dtype, at), open, part);
+            dtype_info[b->dtype].to_f32((const char *)b->data + dtype_bytes(b->dtype, at), open,
+                                        part);
             for (int64_t j = 0; j < part; j++) {
                 if (!isfinite(open[j])) {
-                    return err_set(e, "%s: tensor %s holds %s at position %" PRId64 "; the checkpoint is damaged", m->dir,
-                                   m->site[i].name, isnan(open[j]) ? "NaN" : "infinity", at + j);
+                    return err_set(
+                        e,
+                        "%s: tensor %s holds %s at position %" PRId64 "; the checkpoint is damaged",
+                        m->dir, m->site[i].name, isnan(open[j]) ? "NaN" : "infinity", at + j);
                 }
             }
         }
@@ -329,7 +349,7 @@ int model_check_finite(const Model *m, Err *e) {
 static Lora lora_of(Model *m, Tape *t, const Linear *l, Tensor *x) {
     if (!l->a) return (Lora){0};
     uint64_t stream = m->dropout_step * (uint64_t)m->n_sites + (uint64_t)l->site;
-    Tensor  *seen   = m->dropout > 0 ? dropout(t, x, m->dropout, m->dropout_seed, stream) : x;
+    Tensor *seen = m->dropout > 0 ? dropout(t, x, m->dropout, m->dropout_seed, stream) : x;
     return (Lora){seen, l->a, l->b, l->s};
 }
 
@@ -339,9 +359,9 @@ Tensor *linear_forward(Model *m, Tape *t, const Linear *l, Tensor *x) {
 
 Tensor *router_forward(Model *m, Tape *t, const Linear *l, Tensor *x) {
     Compute was = t->compute;
-    t->compute  = COMPUTE_F32;
-    Tensor *y   = linear_forward(m, t, l, x);
-    t->compute  = was;
+    t->compute = COMPUTE_F32;
+    Tensor *y = linear_forward(m, t, l, x);
+    t->compute = was;
     return y;
 }
 
@@ -350,7 +370,9 @@ Tensor *experts_forward(Model *m, Tape *t, const Linear *l, Tensor *x, Tensor *o
     return grouped(t, x, l->w, off, l->a ? (Lora){x, l->a, l->b, l->s} : (Lora){0});
 }
 
-Tensor *model_hidden(Model *m, Tape *t, const Batch *b, Cache *cache) { return m->family->hidden(m, t, b, cache); }
+Tensor *model_hidden(Model *m, Tape *t, const Batch *b, Cache *cache) {
+    return m->family->hidden(m, t, b, cache);
+}
 
 int64_t batch_supervised(const Batch *b) {
     int64_t n = 0;
@@ -361,11 +383,13 @@ int64_t batch_supervised(const Batch *b) {
 }
 
 Tensor *model_loss(Model *m, Tape *t, const Batch *b, float s) {
-    int64_t T      = batch_tokens(b);
-    Tensor *h      = model_hidden(m, t, b, NULL);
+    int64_t T = batch_tokens(b);
+    Tensor *h = model_hidden(m, t, b, NULL);
     Tensor *labels = tensor_1d(t->step, DT_i32, T);
-    for (int i = 0; i < b->n_rows && !t->dry; i++) { /* the output at j is held against token j + 1 */
-        for (int32_t j = b->at[i]; j < b->at[i + 1]; j++) i32(labels)[j] = j + 1 < b->at[i + 1] ? b->labels[j + 1] : -1;
+    for (int i = 0; i < b->n_rows && !t->dry;
+         i++) { /* the output at j is held against token j + 1 */
+        for (int32_t j = b->at[i]; j < b->at[i + 1]; j++)
+            i32(labels)[j] = j + 1 < b->at[i + 1] ? b->labels[j + 1] : -1;
     }
     return head_loss(t, h, m->head.w, labels, m->dims.softcap, s);
 }
@@ -378,10 +402,10 @@ Tensor *model_logits(Model *m, Tape *t, Tensor *hidden, int64_t from, int64_t n)
 }
 
 Cache *cache_new(const Model *m, Arena *a, int64_t capacity) {
-    int    L = m->dims.n_layers;
+    int L = m->dims.n_layers;
     Cache *c = arena_push_zero(a, sizeof *c);
-    c->k        = arena_push_zero(a, sizeof *c->k * (size_t)L);
-    c->v        = arena_push_zero(a, sizeof *c->v * (size_t)L);
+    c->k = arena_push_zero(a, sizeof *c->k * (size_t)L);
+    c->v = arena_push_zero(a, sizeof *c->v * (size_t)L);
     c->capacity = capacity;
     for (int i = 0; i < L; i++) {
         const LayerDims *d = &m->layer[i].d;

@@ -10,114 +10,138 @@
 #include "../data/weights.h"
 
 /* What a tensor belongs to, as told to the user before and after training. */
-typedef enum Kind { KIND_ATTENTION, KIND_DENSE, KIND_EXPERTS, KIND_ROUTER, KIND_EMBEDDINGS, KIND_NORMS, KIND_COUNT } Kind;
+typedef enum Kind {
+    KIND_ATTENTION,
+    KIND_DENSE,
+    KIND_EXPERTS,
+    KIND_ROUTER,
+    KIND_EMBEDDINGS,
+    KIND_NORMS,
+    KIND_COUNT
+} Kind;
 extern const char *const kind_name[KIND_COUNT];
 
 /* y = x wT + s (x aT) bT. A linear without adapter has a == b == NULL; experts' w, a, b are 3-D
  * (E,O,I), (E,R,I), (E,O,R) and all experts of a layer are one Linear. */
 typedef struct Linear {
     Tensor *w, *a, *b;
-    float   s;
-    int     site; /* index in Model.site: names its dropout stream */
+    float s;
+    int site; /* index in Model.site: names its dropout stream */
 } Linear;
 
 /* Numbers that differ from layer to layer. */
 typedef struct LayerDims {
-    int   n_kv, head_dim, window; /* window 0: full attention */
-    Rope  rope;
-    int   dense_width;
-    int   kv_from; /* the layer whose keys and values this one reads; itself: its own */
-    bool  k_eq_v;
+    int n_kv, head_dim, window; /* window 0: full attention */
+    Rope rope;
+    int dense_width;
+    int kv_from; /* the layer whose keys and values this one reads; itself: its own */
+    bool k_eq_v;
 } LayerDims;
 
 typedef struct Dims {
-    int   n_layers, width, n_heads, vocab, pad_id;
-    int   n_experts, n_used, expert_width; /* n_experts 0: no experts */
-    int   ple_width, ple_vocab;            /* per-layer embeddings; 0: none */
+    int n_layers, width, n_heads, vocab, pad_id;
+    int n_experts, n_used, expert_width; /* n_experts 0: no experts */
+    int ple_width, ple_vocab;            /* per-layer embeddings; 0: none */
     float eps, softcap;
-    bool  tied;
+    bool tied;
 } Dims;
 
 typedef struct Layer {
     LayerDims d;
-    bool      lends_kv; /* a later layer reads this one's keys and values */
-    Tensor   *input_norm, *post_attention_norm, *pre_mlp_norm, *post_mlp_norm;
-    Linear    q, k, v, o;
-    Tensor   *q_norm, *k_norm;
-    Linear    gate, up, down;
-    Linear    router;
-    Tensor   *router_scale, *per_expert_scale;
-    Tensor   *pre_experts_norm, *post_dense_norm, *post_experts_norm;
-    Linear    experts_in, experts_out; /* gate and up (E,2F,D); down (E,D,F) */
-    Linear    ple_gate, ple_proj;
-    Tensor   *ple_norm, *scalar;
+    bool lends_kv; /* a later layer reads this one's keys and values */
+    Tensor *input_norm, *post_attention_norm, *pre_mlp_norm, *post_mlp_norm;
+    Linear q, k, v, o;
+    Tensor *q_norm, *k_norm;
+    Linear gate, up, down;
+    Linear router;
+    Tensor *router_scale, *per_expert_scale;
+    Tensor *pre_experts_norm, *post_dense_norm, *post_experts_norm;
+    Linear experts_in, experts_out; /* gate and up (E,2F,D); down (E,D,F) */
+    Linear ple_gate, ple_proj;
+    Tensor *ple_norm, *scalar;
 } Layer;
 
 /* Shapes in the name table are symbols, looked up per layer. */
-typedef enum DimSym { DIM_NONE, DIM_ONE, DIM_D, DIM_Q, DIM_KV, DIM_HEAD, DIM_DENSE, DIM_E, DIM_F, DIM_2F, DIM_V, DIM_PLE, DIM_PLE_ALL, DIM_PLE_V } DimSym;
+typedef enum DimSym {
+    DIM_NONE,
+    DIM_ONE,
+    DIM_D,
+    DIM_Q,
+    DIM_KV,
+    DIM_HEAD,
+    DIM_DENSE,
+    DIM_E,
+    DIM_F,
+    DIM_2F,
+    DIM_V,
+    DIM_PLE,
+    DIM_PLE_ALL,
+    DIM_PLE_V
+} DimSym;
 /* When a layer (or the model) has the tensor at all. */
 typedef enum When { HAS_ALWAYS, HAS_OWN_KV, HAS_OWN_V, HAS_EXPERTS, HAS_PLE, HAS_HEAD } When;
 
 /* One row per tensor of the family: names to fields, read by loading, init, adapters and export
  * alike. */
 typedef struct TensorRow {
-    const char *hf;     /* Hugging Face's name, after "layers.N." or the model's prefix */
-    size_t      at;     /* offset of the field in Layer or Model */
-    Kind        kind;
-    When        when;
-    DimSym      dim[3];
-    bool        linear; /* the field is a Linear and may carry an adapter */
-    bool        mapped; /* big: used as stored; others are opened to float32 when loading */
-    bool        buffer; /* not what torch calls a parameter: never trained */
+    const char *hf; /* Hugging Face's name, after "layers.N." or the model's prefix */
+    size_t at;      /* offset of the field in Layer or Model */
+    Kind kind;
+    When when;
+    DimSym dim[3];
+    bool linear; /* the field is a Linear and may carry an adapter */
+    bool mapped; /* big: used as stored; others are opened to float32 when loading */
+    bool buffer; /* not what torch calls a parameter: never trained */
 } TensorRow;
 
 /* One tensor of a bound model. */
 typedef struct Site {
     const TensorRow *row;
-    int              layer; /* -1: the model's own */
-    char            *name;  /* full name in the checkpoint */
-    Tensor         **slot;  /* the field that the forward pass reads */
-    Linear          *linear;/* the Linear it is the w of, or NULL */
-    Tensor          *base;  /* as in the checkpoint (its dtype, its memory) */
+    int layer;      /* -1: the model's own */
+    char *name;     /* full name in the checkpoint */
+    Tensor **slot;  /* the field that the forward pass reads */
+    Linear *linear; /* the Linear it is the w of, or NULL */
+    Tensor *base;   /* as in the checkpoint (its dtype, its memory) */
 } Site;
 
 typedef struct Model Model;
 /* What the model tells about its choices; called once per layer and forward pass, never in a
  * replay. logits (T,E), choice i32 (T,k), weight (T,k). */
-typedef void (*RouteFn)(void *ctx, int layer, const Tensor *logits, const Tensor *choice, const Tensor *weight);
+typedef void (*RouteFn)(void *ctx, int layer, const Tensor *logits, const Tensor *choice,
+                        const Tensor *weight);
 
 typedef struct Family Family;
 struct Model {
     const Family *family;
-    Dims          dims;
-    Layer        *layer;
-    Linear        embed, head, ple_table, ple_model_proj; /* head.w == embed.w when tied */
-    Tensor       *norm, *ple_norm;
-    Site         *site;
-    int           n_sites;
-    const char   *prefix; /* of every tensor name: "model." or "model.language_model." */
-    json_t       *config; /* the whole config.json */
-    Weights      *weights;
-    char         *dir;    /* the checkpoint's directory */
-    Arena         keep;   /* lives as long as the model */
-    Buf           notes;  /* what was skipped while loading, one line each */
+    Dims dims;
+    Layer *layer;
+    Linear embed, head, ple_table, ple_model_proj; /* head.w == embed.w when tied */
+    Tensor *norm, *ple_norm;
+    Site *site;
+    int n_sites;
+    const char *prefix; /* of every tensor name: "model." or "model.language_model." */
+    json_t *config;     /* the whole config.json */
+    Weights *weights;
+    char *dir;  /* the checkpoint's directory */
+    Arena keep; /* lives as long as the model */
+    Buf notes;  /* what was skipped while loading, one line each */
     /* during a run */
-    RouteFn  on_route;
-    void    *on_route_ctx;
-    float    dropout;      /* of the adapters' inputs; 0 outside training */
+    RouteFn on_route;
+    void *on_route_ctx;
+    float dropout; /* of the adapters' inputs; 0 outside training */
     uint64_t dropout_seed, dropout_step;
-    bool     recompute;    /* gradient checkpointing, per layer */
+    bool recompute; /* gradient checkpointing, per layer */
 };
 
 /* dir: a Hugging Face checkpoint directory. Fails, naming it, on any tensor that is missing, of
  * another shape, or that nobody reads. */
-int  model_open(Model **out, const char *dir, Err *e);
+int model_open(Model **out, const char *dir, Err *e);
 /* Shapes only, from config.json (a file or a directory that holds one): for init. No weights. */
-int  model_open_shapes(Model **out, const char *config_path, Err *e);
+int model_open_shapes(Model **out, const char *config_path, Err *e);
 void model_close(Model *m);
 
 int64_t site_numel(const Model *m, const Site *s);
-int     site_dims(const Model *m, const Site *s, int64_t dim[3]); /* returns how many */
+int site_dims(const Model *m, const Site *s, int64_t dim[3]); /* returns how many */
 /* Bytes of the checkpoint that a step reads. */
 int64_t model_mapped_bytes(const Model *m);
 /* -1 with a sentence naming the first base tensor that holds a NaN or infinity; 0 if none. */
@@ -126,7 +150,7 @@ int model_check_finite(const Model *m, Err *e);
 /* Rows of token ids, one after the other; row i owns ids[at[i]] .. ids[at[i+1]-1]. Rows never see
  * each other. labels (unshifted, -100: not supervised) may be NULL where no loss is asked. */
 typedef struct Batch {
-    int            n_rows;
+    int n_rows;
     const int32_t *at, *ids, *labels;
 } Batch;
 static inline int64_t batch_tokens(const Batch *b) { return b->at[b->n_rows]; }
@@ -135,7 +159,7 @@ int64_t batch_supervised(const Batch *b); /* after the shift */
 /* Keys and values of what was read before, for one growing row (generation). */
 typedef struct Cache {
     Tensor **k, **v; /* per layer (capacity, K*d); NULL where another layer's are read */
-    int64_t  len, capacity;
+    int64_t len, capacity;
 } Cache;
 Cache *cache_new(const Model *m, Arena *a, int64_t capacity);
 
@@ -150,9 +174,10 @@ Tensor *model_logits(Model *m, Tape *t, Tensor *hidden, int64_t from, int64_t n)
 struct Family {
     const char *name;
     bool (*knows)(const json_t *text_config);
-    int  (*dims)(Model *m, const json_t *text_config, Err *e); /* fills dims and layer[].d */
-    const TensorRow *layer_rows, *model_rows;                  /* each ends with hf == NULL */
-    const char *const *ignored;                                /* prefixes of tensors that are skipped, after "model."; ends with NULL */
+    int (*dims)(Model *m, const json_t *text_config, Err *e); /* fills dims and layer[].d */
+    const TensorRow *layer_rows, *model_rows;                 /* each ends with hf == NULL */
+    const char *const
+        *ignored; /* prefixes of tensors that are skipped, after "model."; ends with NULL */
     Tensor *(*hidden)(Model *m, Tape *t, const Batch *b, Cache *cache);
 };
 Tensor *linear_forward(Model *m, Tape *t, const Linear *l, Tensor *x);

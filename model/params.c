@@ -13,16 +13,16 @@ void plan_free(Plan *p) {
 }
 
 char *site_module(const Site *s) {
-    char  *name = mem_copy_text(s->name);
+    char *name = mem_copy_text(s->name);
     size_t n = strlen(name), w = strlen(".weight");
     if (n > w && !strcmp(name + n - w, ".weight")) name[n - w] = 0;
     return name;
 }
 
 bool site_matches(const Site *s, const char *pattern) {
-    char  *name = site_module(s);
+    char *name = site_module(s);
     size_t n = strlen(name), p = strlen(pattern);
-    bool   match = n >= p && !strcmp(name + n - p, pattern) && (n == p || name[n - p - 1] == '.');
+    bool match = n >= p && !strcmp(name + n - p, pattern) && (n == p || name[n - p - 1] == '.');
     mem_free(name);
     return match;
 }
@@ -31,9 +31,10 @@ bool site_is_parameter(const Site *s) { return s->row->dim[2] != DIM_NONE; }
 
 /* ---- the blocks ---- */
 
-static void add_param(ParamSet *ps, int site, ParamRole role, bool learns, int n_dim, const int64_t *dim) {
-    Param  *p   = &ps->param[ps->n++];
-    int64_t n   = 1;
+static void add_param(ParamSet *ps, int site, ParamRole role, bool learns, int n_dim,
+                      const int64_t *dim) {
+    Param *p = &ps->param[ps->n++];
+    int64_t n = 1;
     for (int i = 0; i < n_dim; i++) n *= dim[i];
     *p = (Param){tensor_over(&ps->memory, DT_f32, n_dim, dim, NULL), site, role, ps->numel, learns};
     p->tensor->wants_grad = learns;
@@ -43,7 +44,7 @@ static void add_param(ParamSet *ps, int site, ParamRole role, bool learns, int n
 /* a (R,I), b (O,R) of w (O,I); with the experts in front where w has them. */
 static void add_lora(ParamSet *ps, const Model *m, int site, int rank) {
     int64_t w[3], a[3], b[3];
-    int     n = site_dims(m, &m->site[site], w);
+    int n = site_dims(m, &m->site[site], w);
     memcpy(a, w, sizeof a);
     memcpy(b, w, sizeof b);
     a[n - 2] = rank;
@@ -55,8 +56,8 @@ static void add_lora(ParamSet *ps, const Model *m, int site, int rank) {
 static void list_params(ParamSet *ps, const Model *m, const Plan *plan) {
     for (int i = 0; i < plan->n; i++) {
         const Learn *l = &plan->learn[i];
-        int64_t      dim[3];
-        int          n_dim = site_dims(m, &m->site[i], dim);
+        int64_t dim[3];
+        int n_dim = site_dims(m, &m->site[i], dim);
         if (l->rank) add_lora(ps, m, i, l->rank);
         if (l->full || l->saved) add_param(ps, i, PARAM_WHOLE, l->full, n_dim, dim);
     }
@@ -65,20 +66,22 @@ static void list_params(ParamSet *ps, const Model *m, const Plan *plan) {
 /* ---- first values ---- */
 
 static void start_value(ParamSet *ps, Model *m, Param *p, uint64_t seed) {
-    Site   *s     = &m->site[p->site];
-    Tensor *x     = p->tensor;
-    int64_t n     = tensor_numel(x);
-    float   bound = 1 / sqrtf((float)tensor_cols(x)); /* kaiming_uniform with a = sqrt(5) */
-    Rng     rng   = {seed, 1 + (uint64_t)(p - ps->param), 0};
+    Site *s = &m->site[p->site];
+    Tensor *x = p->tensor;
+    int64_t n = tensor_numel(x);
+    float bound = 1 / sqrtf((float)tensor_cols(x)); /* kaiming_uniform with a = sqrt(5) */
+    Rng rng = {seed, 1 + (uint64_t)(p - ps->param), 0};
     if (p->role == PARAM_WHOLE) dtype_info[s->base->dtype].to_f32(s->base->data, f32(x), n);
     if (p->role == PARAM_LORA_B) memset(f32(x), 0, (size_t)n * 4);
-    for (int64_t i = 0; i < n && p->role == PARAM_LORA_A; i++) f32(x)[i] = bound * (float)(2 * rng_uniform(&rng) - 1);
+    for (int64_t i = 0; i < n && p->role == PARAM_LORA_A; i++)
+        f32(x)[i] = bound * (float)(2 * rng_uniform(&rng) - 1);
 }
 
 static void attach(Model *m, const Plan *plan, const Param *p) {
     Site *s = &m->site[p->site];
     if (p->role == PARAM_WHOLE) *s->slot = p->tensor;
-    if (p->role == PARAM_LORA_A) s->linear->a = p->tensor, s->linear->s = plan->learn[p->site].scale;
+    if (p->role == PARAM_LORA_A)
+        s->linear->a = p->tensor, s->linear->s = plan->learn[p->site].scale;
     if (p->role == PARAM_LORA_B) s->linear->b = p->tensor;
     if (m->dims.tied) m->head = m->embed;
 }
@@ -89,12 +92,14 @@ int params_open(ParamSet *ps, Model *m, const Plan *plan, uint64_t seed, Err *e)
     ps->param = mem_alloc(sizeof *ps->param * 3 * (size_t)plan->n);
     list_params(ps, m, plan);
     ps->weight = arena_push(&ps->memory, (size_t)ps->numel * 4);
-    ps->grad   = arena_push(&ps->memory, (size_t)ps->numel * 4);
+    ps->grad = arena_push(&ps->memory, (size_t)ps->numel * 4);
     for (int i = 0; i < ps->n; i++) {
-        Param  *p       = &ps->param[i];
+        Param *p = &ps->param[i];
         p->tensor->data = ps->weight + p->at;
         p->tensor->name = m->site[p->site].name;
-        if (p->learns) p->tensor->grad = tensor_over(&ps->memory, DT_f32, p->tensor->n_dim, p->tensor->dim, ps->grad + p->at);
+        if (p->learns)
+            p->tensor->grad = tensor_over(&ps->memory, DT_f32, p->tensor->n_dim, p->tensor->dim,
+                                          ps->grad + p->at);
         start_value(ps, m, p, seed);
         attach(m, plan, p);
     }

@@ -7,39 +7,40 @@
 
 /* For one site. */
 typedef struct Learn {
-    int   rank;  /* 0: no adapter */
+    int rank;    /* 0: no adapter */
     float scale; /* of the adapter: alpha/r, or alpha/sqrt(r) for rsLoRA */
-    bool  full;  /* the tensor itself learns (from its checkpoint value) */
-    bool  saved; /* stands in the adapter file whole (PEFT's modules_to_save) although it may not learn */
+    bool full;   /* the tensor itself learns (from its checkpoint value) */
+    bool saved;  /* stands in the adapter file whole (PEFT's modules_to_save) although it may not
+                    learn */
 } Learn;
 typedef struct Plan {
     Learn *learn; /* n_sites long; on the heap */
-    int    n;
+    int n;
 } Plan;
 Plan plan_new(const Model *m);
 void plan_free(Plan *p);
 
 typedef enum ParamRole { PARAM_WHOLE, PARAM_LORA_A, PARAM_LORA_B } ParamRole;
 typedef struct Param {
-    Tensor   *tensor; /* f32; data and grad lie in the set's blocks */
-    int       site;
+    Tensor *tensor; /* f32; data and grad lie in the set's blocks */
+    int site;
     ParamRole role;
-    int64_t   at;    /* where its values start in the blocks */
-    bool      learns; /* false: only carried along (Learn.saved) */
+    int64_t at;  /* where its values start in the blocks */
+    bool learns; /* false: only carried along (Learn.saved) */
 } Param;
 
 typedef struct ParamSet {
-    Param  *param;
-    int     n;
-    int64_t numel;          /* of the blocks: all parameters together */
-    float  *weight, *grad;
-    Arena   memory;
+    Param *param;
+    int n;
+    int64_t numel; /* of the blocks: all parameters together */
+    float *weight, *grad;
+    Arena memory;
 } ParamSet;
 
 /* Makes tensors for all the plan asks for and puts them into the model (a linear's a, b; or the
  * field itself). Adapters start as PEFT's do: a uniform in +-1/sqrt(I), b zero; whole tensors from
  * the checkpoint. */
-int  params_open(ParamSet *ps, Model *m, const Plan *plan, uint64_t seed, Err *e);
+int params_open(ParamSet *ps, Model *m, const Plan *plan, uint64_t seed, Err *e);
 void params_close(ParamSet *ps);
 void params_zero_grad(ParamSet *ps);
 

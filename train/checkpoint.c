@@ -27,28 +27,36 @@ int learned_write(const char *dir, Session *s, DType save_dtype, Err *e) {
 static void list_tensors(const Session *s, Buf *out) {
     for (int i = 0; i < s->params.n; i++) {
         const Param *p = &s->params.param[i];
-        buf_printf(out, "%s %d %" PRId64 "\n", p->tensor->name, (int)p->role, tensor_numel(p->tensor));
+        buf_printf(out, "%s %d %" PRId64 "\n", p->tensor->name, (int)p->role,
+                   tensor_numel(p->tensor));
     }
 }
 
 static const char *const moment_name[OPTIMIZER_MOMENTS] = {"/moment1", "/moment2"};
 
-static int write_arrays(HdfFile *f, const Session *s, const Optimizer *o, const RunState *r, Err *e) {
+static int write_arrays(HdfFile *f, const Session *s, const Optimizer *o, const RunState *r,
+                        Err *e) {
     int64_t n = s->params.numel, k = s->params.n;
     TRY(h5_write(f, "/weights", HDF_F32, 1, &n, s->params.weight, e));
-    for (int i = 0; i < o->rule->n_moments; i++) TRY(h5_write(f, moment_name[i], HDF_F32, 1, &n, o->moment[i], e));
+    for (int i = 0; i < o->rule->n_moments; i++)
+        TRY(h5_write(f, moment_name[i], HDF_F32, 1, &n, o->moment[i], e));
     return h5_write(f, "/first_hash", HDF_I64, 1, &k, r->first_hash, e);
 }
 
-static int write_state(const char *path, const Session *s, const Optimizer *o, const RunState *r, Err *e) {
+static int write_state(const char *path, const Session *s, const Optimizer *o, const RunState *r,
+                       Err *e) {
     HdfFile *f;
-    Buf      names = {0};
+    Buf names = {0};
     TRY(h5_create(&f, path, e));
     list_tensors(s, &names);
-    int bad = write_arrays(f, s, o, r, e) || h5_write_i64(f, "/", "format", STATE_FORMAT, e) || h5_write_text(f, "/", "optimizer", o->rule->name, e) ||
-              h5_write_text(f, "/", "tensors", names.p ? names.p : "", e) || h5_write_i64(f, "/", "step", r->step, e) ||
-              h5_write_i64(f, "/", "tokens", r->tokens, e) || h5_write_i64(f, "/", "supervised_tokens", r->supervised, e) ||
-              h5_write_i64(f, "/", "seed", (int64_t)r->seed, e) || h5_write_i64(f, "/", "data_hash", (int64_t)r->data_hash, e);
+    int bad = write_arrays(f, s, o, r, e) || h5_write_i64(f, "/", "format", STATE_FORMAT, e) ||
+              h5_write_text(f, "/", "optimizer", o->rule->name, e) ||
+              h5_write_text(f, "/", "tensors", names.p ? names.p : "", e) ||
+              h5_write_i64(f, "/", "step", r->step, e) ||
+              h5_write_i64(f, "/", "tokens", r->tokens, e) ||
+              h5_write_i64(f, "/", "supervised_tokens", r->supervised, e) ||
+              h5_write_i64(f, "/", "seed", (int64_t)r->seed, e) ||
+              h5_write_i64(f, "/", "data_hash", (int64_t)r->data_hash, e);
     buf_free(&names);
     if (bad) {
         h5_close(f);
@@ -60,11 +68,11 @@ static int write_state(const char *path, const Session *s, const Optimizer *o, c
 /* ---- directories ---- */
 
 static int64_t checkpoint_step(const char *name) {
-    char      *end;
+    char *end;
     const char start[] = "checkpoint-";
     if (strncmp(name, start, sizeof start - 1)) return -1;
     const char *digits = name + sizeof start - 1;
-    long long   n      = strtoll(digits, &end, 10);
+    long long n = strtoll(digits, &end, 10);
     return *digits >= '0' && *digits <= '9' && !*end ? n : -1;
 }
 
@@ -76,7 +84,7 @@ static char *checkpoint_path(const char *output_dir, int64_t step) {
 
 /* How many checkpoints there are, the newest and the oldest step. */
 static int scan(const char *output_dir, int64_t *newest, int64_t *oldest) {
-    int  n = 0;
+    int n = 0;
     DIR *d = opendir(output_dir);
     *newest = -1, *oldest = -1;
     for (struct dirent *f; d && (f = readdir(d));) {
@@ -94,21 +102,22 @@ static int drop_old(const char *output_dir, int64_t limit, Err *e) {
     int64_t newest, oldest;
     while (limit > 0 && scan(output_dir, &newest, &oldest) > limit) {
         char *path = checkpoint_path(output_dir, oldest);
-        int   bad  = files_remove(path, e);
+        int bad = files_remove(path, e);
         mem_free(path);
         TRY(bad);
     }
     return 0;
 }
 
-int checkpoint_write(const char *output_dir, Session *s, const Optimizer *o, const RunState *r, DType save_dtype, int64_t limit, Err *e) {
-    char  *path = checkpoint_path(output_dir, r->step);
+int checkpoint_write(const char *output_dir, Session *s, const Optimizer *o, const RunState *r,
+                     DType save_dtype, int64_t limit, Err *e) {
+    char *path = checkpoint_path(output_dir, r->step);
     DirOut d;
-    int    bad = files_dir_begin(&d, path, e);
+    int bad = files_dir_begin(&d, path, e);
     mem_free(path);
     TRY(bad);
     char *state = files_join(d.temp, "state.h5");
-    bad         = learned_write(d.temp, s, save_dtype, e) || write_state(state, s, o, r, e);
+    bad = learned_write(d.temp, s, save_dtype, e) || write_state(state, s, o, r, e);
     mem_free(state);
     if (bad) {
         files_dir_abort(&d);
@@ -122,7 +131,8 @@ int checkpoint_find(char **path, const char *output_dir, const char *which, Err 
     int64_t newest, oldest;
     *path = NULL;
     if (strcmp(which, "auto")) {
-        if (!files_is_dir(which)) return err_set(e, "resume_from_checkpoint: %s is not a checkpoint directory", which);
+        if (!files_is_dir(which))
+            return err_set(e, "resume_from_checkpoint: %s is not a checkpoint directory", which);
         *path = mem_copy_text(which);
         return 0;
     }
@@ -132,17 +142,31 @@ int checkpoint_find(char **path, const char *output_dir, const char *which, Err 
 
 /* ---- reading ---- */
 
-static int check_same_run(HdfFile *f, const char *path, const Session *s, const Optimizer *o, const RunState *r, Err *e) {
-    Buf     want = {0}, names = {0}, rule = {0};
+static int check_same_run(HdfFile *f, const char *path, const Session *s, const Optimizer *o,
+                          const RunState *r, Err *e) {
+    Buf want = {0}, names = {0}, rule = {0};
     int64_t format = 0, seed = 0, hash = 0;
     list_tensors(s, &want);
-    int bad = h5_read_i64(f, "/", "format", &format, e) || h5_read_text(f, "/", "tensors", &names, e) || h5_read_text(f, "/", "optimizer", &rule, e) ||
+    int bad = h5_read_i64(f, "/", "format", &format, e) ||
+              h5_read_text(f, "/", "tensors", &names, e) ||
+              h5_read_text(f, "/", "optimizer", &rule, e) ||
               h5_read_i64(f, "/", "seed", &seed, e) || h5_read_i64(f, "/", "data_hash", &hash, e);
-    if (!bad && format != STATE_FORMAT) bad = err_set(e, "%s: state format %ld; this version reads %d", path, (long)format, STATE_FORMAT);
-    if (!bad && strcmp(names.p ? names.p : "", want.p ? want.p : "")) bad = err_set(e, "%s: the checkpoint trained other tensors than this config; resume with the config it was made with", path);
-    if (!bad && strcmp(rule.p ? rule.p : "", o->rule->name)) bad = err_set(e, "%s: the checkpoint was made with optimizer %s, this config says %s", path, rule.p, o->rule->name);
-    if (!bad && (uint64_t)seed != r->seed) bad = err_set(e, "%s: the checkpoint was made with seed %ld, this config says %ld", path, (long)seed, (long)r->seed);
-    if (!bad && (uint64_t)hash != r->data_hash) bad = err_set(e, "%s: the training data is not what the checkpoint was made with", path);
+    if (!bad && format != STATE_FORMAT)
+        bad = err_set(e, "%s: state format %ld; this version reads %d", path, (long)format,
+                      STATE_FORMAT);
+    if (!bad && strcmp(names.p ? names.p : "", want.p ? want.p : ""))
+        bad = err_set(e,
+                      "%s: the checkpoint trained other tensors than this config; resume with the "
+                      "config it was made with",
+                      path);
+    if (!bad && strcmp(rule.p ? rule.p : "", o->rule->name))
+        bad = err_set(e, "%s: the checkpoint was made with optimizer %s, this config says %s", path,
+                      rule.p, o->rule->name);
+    if (!bad && (uint64_t)seed != r->seed)
+        bad = err_set(e, "%s: the checkpoint was made with seed %ld, this config says %ld", path,
+                      (long)seed, (long)r->seed);
+    if (!bad && (uint64_t)hash != r->data_hash)
+        bad = err_set(e, "%s: the training data is not what the checkpoint was made with", path);
     buf_free(&want), buf_free(&names), buf_free(&rule);
     return bad;
 }
@@ -151,7 +175,8 @@ static int read_state(HdfFile *f, const char *path, Session *s, Optimizer *o, Ru
     int64_t n = s->params.numel, k = s->params.n;
     TRY(check_same_run(f, path, s, o, r, e));
     TRY(h5_read(f, "/weights", HDF_F32, 1, &n, s->params.weight, e));
-    for (int i = 0; i < o->rule->n_moments; i++) TRY(h5_read(f, moment_name[i], HDF_F32, 1, &n, o->moment[i], e));
+    for (int i = 0; i < o->rule->n_moments; i++)
+        TRY(h5_read(f, moment_name[i], HDF_F32, 1, &n, o->moment[i], e));
     TRY(h5_read(f, "/first_hash", HDF_I64, 1, &k, r->first_hash, e));
     TRY(h5_read_i64(f, "/", "step", &r->step, e));
     TRY(h5_read_i64(f, "/", "tokens", &r->tokens, e));
@@ -160,8 +185,8 @@ static int read_state(HdfFile *f, const char *path, Session *s, Optimizer *o, Ru
 
 int checkpoint_read(const char *path, Session *s, Optimizer *o, RunState *r, Err *e) {
     HdfFile *f;
-    char    *state = files_join(path, "state.h5");
-    int      bad   = h5_open(&f, state, e);
+    char *state = files_join(path, "state.h5");
+    int bad = h5_open(&f, state, e);
     if (!bad) {
         bad = read_state(f, state, s, o, r, e);
         h5_close(f);

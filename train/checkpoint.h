@@ -8,20 +8,23 @@
 
 /* Where a run stands. Random numbers and data order follow from seed and step alone. */
 typedef struct RunState {
-    int64_t  step;                     /* optimiser steps done */
-    int64_t  tokens, supervised;       /* seen so far */
-    uint64_t seed, data_hash;          /* of the samples: a resumed run must see the same */
-    uint64_t *first_hash;              /* per param: of its values before training */
+    int64_t step;               /* optimiser steps done */
+    int64_t tokens, supervised; /* seen so far */
+    uint64_t seed, data_hash;   /* of the samples: a resumed run must see the same */
+    uint64_t *first_hash;       /* per param: of its values before training */
 } RunState;
 
 /* What was learned, into dir (made if absent), in its public form. */
 int learned_write(const char *dir, Session *s, DType save_dtype, Err *e);
-/* output_dir/checkpoint-<step>, whole or not at all; then the oldest beyond limit go (0: all stay). */
-int checkpoint_write(const char *output_dir, Session *s, const Optimizer *o, const RunState *r, DType save_dtype, int64_t limit, Err *e);
+/* output_dir/checkpoint-<step>, whole or not at all; then the oldest beyond limit go (0: all stay).
+ */
+int checkpoint_write(const char *output_dir, Session *s, const Optimizer *o, const RunState *r,
+                     DType save_dtype, int64_t limit, Err *e);
 /* which: a checkpoint's path, or "auto": the newest in output_dir. *path is NULL where auto finds
  * none; on the heap. */
 int checkpoint_find(char **path, const char *output_dir, const char *which, Err *e);
 /* Values, moments and state. Fails where the run is another one: other tensors, data or seed. */
 int checkpoint_read(const char *path, Session *s, Optimizer *o, RunState *r, Err *e);
-uint64_t hash_bytes(uint64_t h, const void *p, size_t n); /* FNV-1a, 64 bits; h: hash so far, 0 at first */
+uint64_t hash_bytes(uint64_t h, const void *p,
+                    size_t n); /* FNV-1a, 64 bits; h: hash so far, 0 at first */
 #endif

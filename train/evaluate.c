@@ -10,7 +10,8 @@ Batch batch_of(Arena *a, const Sample *const *rows, int n) {
     int32_t *at = arena_push(a, sizeof *at * (size_t)(n + 1)), total = 0;
     for (int i = 0; i < n; i++) at[i] = total, total += rows[i]->n;
     at[n] = total;
-    int32_t *ids = arena_push(a, sizeof *ids * (size_t)total), *labels = arena_push(a, sizeof *labels * (size_t)total);
+    int32_t *ids = arena_push(a, sizeof *ids * (size_t)total),
+            *labels = arena_push(a, sizeof *labels * (size_t)total);
     for (int i = 0; i < n; i++) {
         memcpy(ids + at[i], rows[i]->ids, sizeof *ids * (size_t)rows[i]->n);
         memcpy(labels + at[i], rows[i]->labels, sizeof *labels * (size_t)rows[i]->n);
@@ -18,18 +19,20 @@ Batch batch_of(Arena *a, const Sample *const *rows, int n) {
     return (Batch){n, at, ids, labels};
 }
 
-int evaluate(Session *s, const Sample *rows, int64_t n, Progress *progress, EvalResult *out, Err *e) {
-    double  sum = 0;
+int evaluate(Session *s, const Sample *rows, int64_t n, Progress *progress, EvalResult *out,
+             Err *e) {
+    double sum = 0;
     int64_t tokens = 0;
-    float   dropout = s->model->dropout;
+    float dropout = s->model->dropout;
     s->model->dropout = 0;
     for (int64_t i = 0; i < n;) {
         const Sample *part[EVAL_ROWS];
-        int           k = 0;
-        int64_t       size = 0;
-        while (i < n && k < EVAL_ROWS && (k == 0 || size + rows[i].n <= EVAL_TOKENS)) size += rows[i].n, part[k++] = &rows[i++];
+        int k = 0;
+        int64_t size = 0;
+        while (i < n && k < EVAL_ROWS && (k == 0 || size + rows[i].n <= EVAL_TOKENS))
+            size += rows[i].n, part[k++] = &rows[i++];
         size_t mark = arena_mark(&s->step);
-        Batch  b    = batch_of(&s->step, part, k);
+        Batch b = batch_of(&s->step, part, k);
         s->tape.paused++;
         sum += (double)f32(model_loss(s->model, &s->tape, &b, 1))[0];
         s->tape.paused--;

@@ -9,9 +9,10 @@
 Batch batch_of(Arena *a, const Sample *const *rows, int n);
 
 typedef struct EvalResult {
-    double  loss; /* mean over the supervised tokens */
+    double loss; /* mean over the supervised tokens */
     int64_t tokens;
 } EvalResult;
 /* Every row alone. progress may be NULL. */
-int evaluate(Session *s, const Sample *rows, int64_t n, Progress *progress, EvalResult *out, Err *e);
+int evaluate(Session *s, const Sample *rows, int64_t n, Progress *progress, EvalResult *out,
+             Err *e);
 #endif

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 
 typedef struct Candidate {
-    float   logit;
+    float logit;
     int32_t id;
 } Candidate;
 
@@ -24,14 +24,16 @@ static int32_t likeliest(const float *logits, int64_t V) {
 static int32_t draw(Arena *a, const float *logits, int64_t V, const Sampling *how, int64_t step) {
     if (how->temperature <= 0) return likeliest(logits, V);
     Candidate *c = arena_push(a, sizeof *c * (size_t)V);
-    double     sum = 0, kept = 0, seen = 0;
-    int64_t    n   = how->top_k > 0 && how->top_k < V ? how->top_k : V;
-    for (int64_t i = 0; i < V; i++) c[i] = (Candidate){(float)(logits[i] / how->temperature), (int32_t)i};
+    double sum = 0, kept = 0, seen = 0;
+    int64_t n = how->top_k > 0 && how->top_k < V ? how->top_k : V;
+    for (int64_t i = 0; i < V; i++)
+        c[i] = (Candidate){(float)(logits[i] / how->temperature), (int32_t)i};
     qsort(c, (size_t)V, sizeof *c, by_logit);
     for (int64_t i = 0; i < n; i++) sum += exp((double)(c[i].logit - c[0].logit));
     int64_t m = 0;
-    while (m < n && (m == 0 || kept < how->top_p * sum)) kept += exp((double)(c[m++].logit - c[0].logit));
-    Rng    rng  = {how->seed, how->stream, (uint64_t)step};
+    while (m < n && (m == 0 || kept < how->top_p * sum))
+        kept += exp((double)(c[m++].logit - c[0].logit));
+    Rng rng = {how->seed, how->stream, (uint64_t)step};
     double want = rng_uniform(&rng) * kept;
     for (int64_t i = 0; i < m; i++) {
         seen += exp((double)(c[i].logit - c[0].logit));
@@ -47,17 +49,18 @@ static bool is_stop(int32_t id, const int32_t *stop, int n_stop) {
     return false;
 }
 
-int generate(Session *s, const int32_t *prompt, int32_t n_prompt, int64_t max_new, const Sampling *how,
-             const int32_t *stop, int n_stop, int32_t *out, int64_t *n, TokenFn each, void *ctx, Err *e) {
-    size_t  start = arena_mark(&s->step);
-    Cache  *cache = cache_new(s->model, &s->step, n_prompt + max_new);
+int generate(Session *s, const int32_t *prompt, int32_t n_prompt, int64_t max_new,
+             const Sampling *how, const int32_t *stop, int n_stop, int32_t *out, int64_t *n,
+             TokenFn each, void *ctx, Err *e) {
+    size_t start = arena_mark(&s->step);
+    Cache *cache = cache_new(s->model, &s->step, n_prompt + max_new);
     int32_t next, at[2] = {0, n_prompt};
-    Batch   b = {1, at, prompt, NULL};
-    *n        = 0;
+    Batch b = {1, at, prompt, NULL};
+    *n = 0;
     s->tape.paused++;
     int bad = 0;
     while (*n < max_new) {
-        size_t  mark   = arena_mark(&s->step);
+        size_t mark = arena_mark(&s->step);
         Tensor *hidden = model_hidden(s->model, &s->tape, &b, cache);
         Tensor *logits = model_logits(s->model, &s->tape, hidden, batch_tokens(&b) - 1, 1);
         bool finite = true;
@@ -72,7 +75,7 @@ int generate(Session *s, const int32_t *prompt, int32_t n_prompt, int64_t max_ne
         out[(*n)++] = next;
         if (each) each(ctx, next);
         at[1] = 1;
-        b     = (Batch){1, at, &next, NULL};
+        b = (Batch){1, at, &next, NULL};
     }
     s->tape.paused--;
     arena_release(&s->step, start);

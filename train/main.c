@@ -43,8 +43,10 @@ static int refuse_verb(const char *name) {
     Err e;
     Buf list = {0};
     for (int i = 0; i < n_verbs; i++) buf_printf(&list, "%s%s", i ? ", " : "", verbs[i].name);
-    if (name) err_set(&e, "there is no verb \"%s\"; the verbs are %s", name, list.p);
-    else err_set(&e, "no verb given; the verbs are %s (moesmith --help tells more)", list.p);
+    if (name)
+        err_set(&e, "there is no verb \"%s\"; the verbs are %s", name, list.p);
+    else
+        err_set(&e, "no verb given; the verbs are %s (moesmith --help tells more)", list.p);
     buf_free(&list);
     return complain(EXIT_USAGE, &e);
 }
@@ -59,29 +61,33 @@ static void print_result(json_t *result) {
 static int check_needs(const Verb *verb, const Config *cfg, Err *e) {
     char words[256];
     snprintf(words, sizeof words, "%s", verb->needs);
-    for (char *rest = words, *key; (key = strtok_r(rest, " ", &rest));) TRY(config_require(cfg, key, e));
+    for (char *rest = words, *key; (key = strtok_r(rest, " ", &rest));)
+        TRY(config_require(cfg, key, e));
     return 0;
 }
 
 static int run_verb(const Verb *verb, const Config *cfg) {
-    Err     e      = {{0}};
+    Err e = {{0}};
     json_t *result = json_object();
     for (int i = 0; i < cfg->warnings.n; i++) fprintf(stderr, "moesmith: %s\n", cfg->warnings.p[i]);
     int status = verb->run(cfg, result, &e);
-    if (status < 0) status = complain(EXIT_FAILED, &e);
-    else if (cfg->json) print_result(result);
+    if (status < 0)
+        status = complain(EXIT_FAILED, &e);
+    else if (cfg->json)
+        print_result(result);
     json_decref(result);
     return status;
 }
 
 static int run_args(const Args *a) {
-    Err        e = {{0}};
-    Config     cfg;
+    Err e = {{0}};
+    Config cfg;
     const Verb *verb = a->verb ? find_verb(a->verb) : NULL;
     if (a->version) return puts("moesmith " MOESMITH_VERSION), EXIT_DONE;
     if (a->help) return print_help(), EXIT_DONE;
     if (!verb) return refuse_verb(a->verb);
-    int bad    = config_load(&cfg, a->config_path, a->flags, a->n_flags, &e) || check_needs(verb, &cfg, &e);
+    int bad =
+        config_load(&cfg, a->config_path, a->flags, a->n_flags, &e) || check_needs(verb, &cfg, &e);
     int status = bad ? complain(EXIT_USAGE, &e) : run_verb(verb, &cfg);
     config_free(&cfg);
     return status;
@@ -89,7 +95,7 @@ static int run_args(const Args *a) {
 
 int main(int argc, char **argv) {
     Args a;
-    Err  e = {{0}};
+    Err e = {{0}};
     blas_prepare(argv);
     int status = args_parse(&a, argc, argv, &e) ? complain(EXIT_USAGE, &e) : run_args(&a);
     args_free(&a);

@@ -6,17 +6,21 @@
 
 RouteLoad route_load_new(const Model *m) {
     RouteLoad r = {NULL, m->dims.n_layers, m->dims.n_experts};
-    r.count     = mem_alloc(sizeof *r.count * (size_t)r.n_layers * (size_t)(r.n_experts + 1));
+    r.count = mem_alloc(sizeof *r.count * (size_t)r.n_layers * (size_t)(r.n_experts + 1));
     return r;
 }
 
 void route_load_free(RouteLoad *r) { mem_free(r->count); }
-void route_load_clear(RouteLoad *r) { memset(r->count, 0, sizeof *r->count * (size_t)r->n_layers * (size_t)r->n_experts); }
+void route_load_clear(RouteLoad *r) {
+    memset(r->count, 0, sizeof *r->count * (size_t)r->n_layers * (size_t)r->n_experts);
+}
 
-void route_load_add(void *ctx, int layer, const Tensor *logits, const Tensor *choice, const Tensor *weight) {
+void route_load_add(void *ctx, int layer, const Tensor *logits, const Tensor *choice,
+                    const Tensor *weight) {
     RouteLoad *r = ctx;
     (void)logits, (void)weight;
-    for (int64_t i = 0; i < tensor_numel(choice); i++) r->count[layer * r->n_experts + i32(choice)[i]]++;
+    for (int64_t i = 0; i < tensor_numel(choice); i++)
+        r->count[layer * r->n_experts + i32(choice)[i]]++;
 }
 
 static int64_t layer_total(const RouteLoad *r, int layer) {
@@ -66,10 +70,12 @@ int metrics_resume(const char *path, int64_t last, Err *e) {
     if (!files_exists(path)) return 0;
     TRY(files_drop_torn_line(path, e));
     if (files_read(path, &all, e)) return -1;
-    for (const char *line = all.p, *end; line && *line && (end = strchr(line, '\n')); line = end + 1) {
+    for (const char *line = all.p, *end; line && *line && (end = strchr(line, '\n'));
+         line = end + 1) {
         json_t *row = json_loadb(line, (size_t)(end - line), 0, NULL);
         json_t *step = json_object_get(row, "step");
-        if (json_is_integer(step) && json_integer_value(step) <= last) buf_add(&kept, line, (size_t)(end - line) + 1);
+        if (json_is_integer(step) && json_integer_value(step) <= last)
+            buf_add(&kept, line, (size_t)(end - line) + 1);
         json_decref(row);
     }
     int bad = files_write_whole(path, kept.p ? kept.p : "", kept.n, e);
@@ -80,7 +86,7 @@ int metrics_resume(const char *path, int64_t last, Err *e) {
 
 int metrics_append(const char *path, json_t *line, Err *e) {
     char *text = json_dumps(line, JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(17));
-    int   bad  = files_append_line(path, text, e);
+    int bad = files_append_line(path, text, e);
     mem_free(text);
     json_decref(line);
     return bad;

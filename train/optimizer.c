@@ -6,11 +6,13 @@
 
 /* w -= lr*wd*w;  m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2
  * w -= lr/(1-b1^t) * m / (sqrt(v)/sqrt(1-b2^t) + eps) */
-static void update_adamw(const OptimizerSettings *s, int64_t step, double lr, int64_t n, float *w, const float *g, float *const *moment) {
+static void update_adamw(const OptimizerSettings *s, int64_t step, double lr, int64_t n, float *w,
+                         const float *g, float *const *moment) {
     float *m = moment[0], *v = moment[1];
     double c1 = 1 - pow(s->beta1, (double)step), c2 = 1 - pow(s->beta2, (double)step);
-    float  keep = (float)(1 - lr * s->weight_decay), size = (float)(lr / c1), root = (float)sqrt(c2);
-    float  b1 = (float)s->beta1, b2 = (float)s->beta2, a1 = (float)(1 - s->beta1), a2 = (float)(1 - s->beta2), eps = (float)s->epsilon;
+    float keep = (float)(1 - lr * s->weight_decay), size = (float)(lr / c1), root = (float)sqrt(c2);
+    float b1 = (float)s->beta1, b2 = (float)s->beta2, a1 = (float)(1 - s->beta1),
+          a2 = (float)(1 - s->beta2), eps = (float)s->epsilon;
 #pragma omp parallel for simd schedule(static) if (n > 65536)
     for (int64_t i = 0; i < n; i++) {
         float mi = b1 * m[i] + a1 * g[i], vi = b2 * v[i] + a2 * g[i] * g[i];
@@ -19,7 +21,8 @@ static void update_adamw(const OptimizerSettings *s, int64_t step, double lr, in
     }
 }
 
-static void update_sgd(const OptimizerSettings *s, int64_t step, double lr, int64_t n, float *w, const float *g, float *const *moment) {
+static void update_sgd(const OptimizerSettings *s, int64_t step, double lr, int64_t n, float *w,
+                       const float *g, float *const *moment) {
     float rate = (float)lr, decay = (float)s->weight_decay;
     (void)step, (void)moment;
     for (int64_t i = 0; i < n; i++) w[i] -= rate * (g[i] + decay * w[i]);
@@ -37,10 +40,12 @@ const OptimizerRule *optimizer_find(const char *name) {
     return NULL;
 }
 
-int optimizer_open(Optimizer *o, const OptimizerRule *rule, const OptimizerSettings *s, const ParamSet *ps, Err *e) {
+int optimizer_open(Optimizer *o, const OptimizerRule *rule, const OptimizerSettings *s,
+                   const ParamSet *ps, Err *e) {
     *o = (Optimizer){.rule = rule, .settings = *s};
     TRY(arena_open(&o->memory, (size_t)256 << 30, e));
-    for (int i = 0; i < rule->n_moments; i++) o->moment[i] = arena_push_zero(&o->memory, (size_t)ps->numel * 4);
+    for (int i = 0; i < rule->n_moments; i++)
+        o->moment[i] = arena_push_zero(&o->memory, (size_t)ps->numel * 4);
     o->lr_ratio = arena_push(&o->memory, sizeof(double) * (size_t)(ps->n + 1));
     for (int i = 0; i < ps->n; i++) o->lr_ratio[i] = 1;
     return 0;
@@ -67,6 +72,7 @@ void optimizer_step(Optimizer *o, ParamSet *ps, int64_t step, double lr) {
         if (!p->learns) continue;
         float *moment[OPTIMIZER_MOMENTS] = {0};
         for (int k = 0; k < o->rule->n_moments; k++) moment[k] = o->moment[k] + p->at;
-        o->rule->update(&o->settings, step, lr * o->lr_ratio[i], tensor_numel(p->tensor), ps->weight + p->at, ps->grad + p->at, moment);
+        o->rule->update(&o->settings, step, lr * o->lr_ratio[i], tensor_numel(p->tensor),
+                        ps->weight + p->at, ps->grad + p->at, moment);
     }
 }

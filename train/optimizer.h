@@ -12,24 +12,25 @@ typedef struct OptimizerSettings {
 /* One run of values with one learning rate; step counts from 1. */
 typedef struct OptimizerRule {
     const char *name;
-    int         n_moments;
-    void (*update)(const OptimizerSettings *s, int64_t step, double lr, int64_t n, float *w, const float *g,
-                   float *const *moment);
+    int n_moments;
+    void (*update)(const OptimizerSettings *s, int64_t step, double lr, int64_t n, float *w,
+                   const float *g, float *const *moment);
 } OptimizerRule;
 const OptimizerRule *optimizer_find(const char *name); /* adamw, sgd; NULL: unknown */
 
 typedef struct Optimizer {
     const OptimizerRule *rule;
-    OptimizerSettings    settings;
-    double              *lr_ratio;                  /* per param: its learning rate over the schedule's */
-    float               *moment[OPTIMIZER_MOMENTS]; /* numel long each; NULL where the rule has none */
-    Arena                memory;
+    OptimizerSettings settings;
+    double *lr_ratio;                 /* per param: its learning rate over the schedule's */
+    float *moment[OPTIMIZER_MOMENTS]; /* numel long each; NULL where the rule has none */
+    Arena memory;
 } Optimizer;
-int  optimizer_open(Optimizer *o, const OptimizerRule *rule, const OptimizerSettings *s, const ParamSet *ps, Err *e);
+int optimizer_open(Optimizer *o, const OptimizerRule *rule, const OptimizerSettings *s,
+                   const ParamSet *ps, Err *e);
 void optimizer_close(Optimizer *o);
 
 /* L2 norm of all gradients, in double, in fixed order. */
 double params_grad_norm(const ParamSet *ps);
-void   params_scale_grad(ParamSet *ps, float s);
-void   optimizer_step(Optimizer *o, ParamSet *ps, int64_t step, double lr);
+void params_scale_grad(ParamSet *ps, float s);
+void optimizer_step(Optimizer *o, ParamSet *ps, int64_t step, double lr);
 #endif

@@ -6,12 +6,12 @@
 
 typedef struct Progress {
     const char *what, *unit; /* "training", "steps" */
-    int64_t     total, first; /* first: where this run began (resume) */
-    double      began, shown; /* seconds */
-    bool        terminal;
+    int64_t total, first;    /* first: where this run began (resume) */
+    double began, shown;     /* seconds */
+    bool terminal;
 } Progress;
 double seconds_now(void); /* monotonic */
-void   progress_begin(Progress *p, const char *what, const char *unit, int64_t first, int64_t total);
+void progress_begin(Progress *p, const char *what, const char *unit, int64_t first, int64_t total);
 /* note: a few words beside the bar ("loss 1.23"), may be "". */
 void progress_show(Progress *p, int64_t done, const char *note);
 void progress_end(Progress *p);

@@ -5,15 +5,16 @@
 
 typedef struct Rows {
     DatasetContext context;
-    Dataset        set;
+    Dataset set;
 } Rows;
 
-/* To learn from: rows too long are cut or dropped as the config says, and what nothing can be learned
- * from is dropped; a line on standard error tells. To measure: every row is kept as it is. */
+/* To learn from: rows too long are cut or dropped as the config says, and what nothing can be
+ * learned from is dropped; a line on standard error tells. To measure: every row is kept as it is.
+ */
 typedef enum RowsUse { ROWS_TO_LEARN, ROWS_TO_MEASURE } RowsUse;
 
 /* list: cfg->datasets or cfg->test_datasets. rows_close is needed after success only. */
-int  rows_open(Rows *r, const Config *cfg, const DatasetList *list, RowsUse use, Err *e);
+int rows_open(Rows *r, const Config *cfg, const DatasetList *list, RowsUse use, Err *e);
 void rows_close(Rows *r);
 /* The context of a config, for a verb that reads rows itself; dataset_close either way. */
 int rows_context(DatasetContext *ctx, const Config *cfg, const DatasetList *list, Err *e);

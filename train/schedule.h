@@ -7,8 +7,8 @@
 typedef struct Schedule {
     double (*after_warmup)(double done); /* done: 0 .. 1 of the steps after warm-up */
     int64_t warmup, total;               /* optimiser steps */
-    double  floor;                       /* lowest factor after warm-up */
+    double floor;                        /* lowest factor after warm-up */
 } Schedule;
-int    schedule_find(Schedule *s, const char *name); /* cosine, linear, constant; -1: unknown */
+int schedule_find(Schedule *s, const char *name);        /* cosine, linear, constant; -1: unknown */
 double schedule_factor(const Schedule *s, int64_t step); /* step counts from 0 */
 #endif

@@ -11,14 +11,17 @@ enum { TAPE_NODES = 1 << 16 };
 
 static const struct {
     const char *word;
-    unsigned    bit;
-} router_words[] = {
-    {"lora", ROUTER_LORA}, {"full", ROUTER_FULL}, {"scale", ROUTER_SCALE}, {"per_expert_scale", ROUTER_EXPERT_SCALE}};
+    unsigned bit;
+} router_words[] = {{"lora", ROUTER_LORA},
+                    {"full", ROUTER_FULL},
+                    {"scale", ROUTER_SCALE},
+                    {"per_expert_scale", ROUTER_EXPERT_SCALE}};
 
 static unsigned router_bits_of(const TextList *words) {
     unsigned bits = 0;
     for (int i = 0; i < words->n; i++) {
-        for (size_t k = 0; k < COUNT_OF(router_words); k++) bits |= strcmp(words->p[i], router_words[k].word) ? 0 : router_words[k].bit;
+        for (size_t k = 0; k < COUNT_OF(router_words); k++)
+            bits |= strcmp(words->p[i], router_words[k].word) ? 0 : router_words[k].bit;
     }
     return bits;
 }
@@ -28,17 +31,23 @@ static int layers_of(bool *out, const char *key, const TextList *words, int n_la
     memset(out, 0, (size_t)n_layers);
     for (int i = 0; i < words->n; i++) {
         const char *w = words->p[i];
-        int         n, used = 0, first, count;
-        if (!strcmp(w, "all")) first = 0, count = n_layers;
-        else if (sscanf(w, "last:%d%n", &n, &used) == 1 && !w[used] && n >= 1 && n <= n_layers) first = n_layers - n, count = n;
-        else if (sscanf(w, "%d%n", &n, &used) == 1 && !w[used] && n >= 0 && n < n_layers) first = n, count = 1;
-        else return err_set(e, "%s: \"%s\" is not all, last:N or a layer number below %d", key, w, n_layers);
+        int n, used = 0, first, count;
+        if (!strcmp(w, "all"))
+            first = 0, count = n_layers;
+        else if (sscanf(w, "last:%d%n", &n, &used) == 1 && !w[used] && n >= 1 && n <= n_layers)
+            first = n_layers - n, count = n;
+        else if (sscanf(w, "%d%n", &n, &used) == 1 && !w[used] && n >= 0 && n < n_layers)
+            first = n, count = 1;
+        else
+            return err_set(e, "%s: \"%s\" is not all, last:N or a layer number below %d", key, w,
+                           n_layers);
         memset(out + first, 1, (size_t)count);
     }
     return 0;
 }
 
-static const char *const linear_suffixes[] = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"};
+static const char *const linear_suffixes[] = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
+                                              "gate_proj", "up_proj", "down_proj"};
 
 /* all-linear stands for the seven suffixes, whichever of them the model has. */
 static int module_list(const TextList *words, const char **out) {
@@ -70,19 +79,37 @@ static int only_present(const Model *m, const char **list, int n, bool named_by_
 }
 
 static int plan_adapter_new(Session *s, const Config *cfg, Err *e) {
-    Model *m      = s->model;
-    bool  *layers = mem_alloc((size_t)m->dims.n_layers * 2), *router_layers = layers + m->dims.n_layers;
-    const char **modules = mem_alloc(sizeof *modules * (size_t)(cfg->lora_target_modules.n * 7 + 1));
-    const char **parameters = mem_alloc(sizeof *parameters * (size_t)(cfg->lora_target_parameters.n + 1));
+    Model *m = s->model;
+    bool *layers = mem_alloc((size_t)m->dims.n_layers * 2),
+         *router_layers = layers + m->dims.n_layers;
+    const char **modules =
+        mem_alloc(sizeof *modules * (size_t)(cfg->lora_target_modules.n * 7 + 1));
+    const char **parameters =
+        mem_alloc(sizeof *parameters * (size_t)(cfg->lora_target_parameters.n + 1));
     bool expands = false;
-    for (int i = 0; i < cfg->lora_target_modules.n; i++) expands |= !strcmp(cfg->lora_target_modules.p[i], "all-linear");
-    int n_modules = only_present(m, modules, module_list(&cfg->lora_target_modules, modules), !expands), n_parameters = cfg->lora_target_parameters.n;
+    for (int i = 0; i < cfg->lora_target_modules.n; i++)
+        expands |= !strcmp(cfg->lora_target_modules.p[i], "all-linear");
+    int n_modules =
+            only_present(m, modules, module_list(&cfg->lora_target_modules, modules), !expands),
+        n_parameters = cfg->lora_target_parameters.n;
     for (int i = 0; i < n_parameters; i++) parameters[i] = cfg->lora_target_parameters.p[i];
-    n_parameters = only_present(m, parameters, n_parameters, config_given(cfg, "lora_target_parameters"));
-    AdapterSpec spec = {modules, n_modules, parameters, n_parameters, (int)cfg->lora_r, (float)cfg->lora_alpha, cfg->use_rslora,
-                        router_bits_of(&cfg->router_train), (int)cfg->router_lora_r, layers, router_layers};
-    int bad = layers_of(layers, "layers_to_transform", &cfg->layers_to_transform, m->dims.n_layers, e);
-    if (!bad) bad = layers_of(router_layers, "router.layers", &cfg->router_layers, m->dims.n_layers, e);
+    n_parameters =
+        only_present(m, parameters, n_parameters, config_given(cfg, "lora_target_parameters"));
+    AdapterSpec spec = {modules,
+                        n_modules,
+                        parameters,
+                        n_parameters,
+                        (int)cfg->lora_r,
+                        (float)cfg->lora_alpha,
+                        cfg->use_rslora,
+                        router_bits_of(&cfg->router_train),
+                        (int)cfg->router_lora_r,
+                        layers,
+                        router_layers};
+    int bad =
+        layers_of(layers, "layers_to_transform", &cfg->layers_to_transform, m->dims.n_layers, e);
+    if (!bad)
+        bad = layers_of(router_layers, "router.layers", &cfg->router_layers, m->dims.n_layers, e);
     if (!bad) bad = adapter_plan_new(&s->plan, &s->adapter, m, &spec, e);
     mem_free(layers);
     mem_free(modules);
@@ -94,15 +121,22 @@ static int plan_adapter_new(Session *s, const Config *cfg, Err *e) {
 static int check_contradictions(const Session *s, const Config *cfg, Err *e) {
     const Adapter *a = &s->adapter;
     if (config_given(cfg, "lora_r") && cfg->lora_r != a->rank) {
-        return err_set(e, "lora_r %ld contradicts lora_model_dir %s, whose rank is %d: leave lora_r out", (long)cfg->lora_r, a->dir, a->rank);
+        return err_set(
+            e, "lora_r %ld contradicts lora_model_dir %s, whose rank is %d: leave lora_r out",
+            (long)cfg->lora_r, a->dir, a->rank);
     }
     if (config_given(cfg, "lora_alpha") && fabs(cfg->lora_alpha - (double)a->alpha) > 1e-6) {
-        return err_set(e, "lora_alpha %g contradicts lora_model_dir %s, whose lora_alpha is %g: leave lora_alpha out", cfg->lora_alpha, a->dir, (double)a->alpha);
+        return err_set(e,
+                       "lora_alpha %g contradicts lora_model_dir %s, whose lora_alpha is %g: leave "
+                       "lora_alpha out",
+                       cfg->lora_alpha, a->dir, (double)a->alpha);
     }
     if (config_given(cfg, "use_rslora") && cfg->use_rslora != a->rslora) {
         return err_set(e, "use_rslora contradicts lora_model_dir %s: leave it out", a->dir);
     }
-    static const char *const decided[] = {"lora_target_modules", "lora_target_parameters", "router.train", "router.lora_r", "router.layers", "layers_to_transform"};
+    static const char *const decided[] = {"lora_target_modules", "lora_target_parameters",
+                                          "router.train",        "router.lora_r",
+                                          "router.layers",       "layers_to_transform"};
     Session fresh = {.model = s->model};
     for (size_t i = 0; i < COUNT_OF(decided); i++) {
         if (!config_given(cfg, decided[i])) continue;
@@ -110,7 +144,10 @@ static int check_contradictions(const Session *s, const Config *cfg, Err *e) {
         for (int k = 0; k < s->plan.n && !bad; k++) {
             const Learn *x = &s->plan.learn[k], *y = &fresh.plan.learn[k];
             if (x->rank != y->rank || x->full != y->full) {
-                bad = err_set(e, "%s contradicts lora_model_dir %s at %s: leave the key out, the adapter says what learns", decided[i], a->dir, s->model->site[k].name);
+                bad = err_set(e,
+                              "%s contradicts lora_model_dir %s at %s: leave the key out, the "
+                              "adapter says what learns",
+                              decided[i], a->dir, s->model->site[k].name);
             }
         }
         plan_free(&fresh.plan);
@@ -132,7 +169,9 @@ static int plan_session(Session *s, const Config *cfg, SessionUse use, Err *e) {
         s->plan = plan_new(s->model);
         return 0;
     }
-    if (!strcmp(cfg->adapter, "none")) return plan_full(&s->plan, s->model, (const char *const *)cfg->trainable.p, cfg->trainable.n, e);
+    if (!strcmp(cfg->adapter, "none"))
+        return plan_full(&s->plan, s->model, (const char *const *)cfg->trainable.p,
+                         cfg->trainable.n, e);
     s->has_adapter = true;
     return plan_adapter_new(s, cfg, e);
 }
@@ -142,9 +181,12 @@ static int open_parts(Session *s, const Config *cfg, SessionUse use, Err *e) {
     TRY(plan_session(s, cfg, use, e));
     TRY(params_open(&s->params, s->model, &s->plan, (uint64_t)cfg->seed, e));
     if (cfg->lora_model_dir) TRY(adapter_read(&s->params, &s->plan, &s->adapter, s->model, e));
-    for (int i = 0; i < s->params.n && use == USE_AS_IS; i++) s->params.param[i].tensor->wants_grad = false;
+    for (int i = 0; i < s->params.n && use == USE_AS_IS; i++)
+        s->params.param[i].tensor->wants_grad = false;
     TRY(arena_open(&s->step, (size_t)256 << 30, e));
-    s->tape = (Tape){.step = &s->step, .compute = !strcmp(cfg->compute, "f32") ? COMPUTE_F32 : COMPUTE_BF16, .cap = TAPE_NODES,
+    s->tape = (Tape){.step = &s->step,
+                     .compute = !strcmp(cfg->compute, "f32") ? COMPUTE_F32 : COMPUTE_BF16,
+                     .cap = TAPE_NODES,
                      .node = mem_alloc(sizeof(Node) * TAPE_NODES)};
     s->model->recompute = cfg->gradient_checkpointing;
     return 0;
@@ -171,28 +213,31 @@ void session_close(Session *s) {
 
 size_t session_dry_run(Session *s, const Batch *longest) {
     size_t mark = arena_mark(&s->step), was = s->step.peak;
-    s->step.peak  = mark;
-    s->tape.dry   = true;
-    Tensor *loss  = model_loss(s->model, &s->tape, longest, 1);
+    s->step.peak = mark;
+    s->tape.dry = true;
+    Tensor *loss = model_loss(s->model, &s->tape, longest, 1);
     tape_backward(&s->tape, loss);
     tape_reset(&s->tape);
     s->tape.dry = false;
     arena_release(&s->step, mark);
-    size_t need  = s->step.peak - mark;
+    size_t need = s->step.peak - mark;
     s->step.peak = was;
     return need;
 }
 
 static void count_text(char out[32], int64_t n) {
-    if (n >= 1000000) snprintf(out, 32, "%.2f M", (double)n / 1e6);
-    else if (n >= 10000) snprintf(out, 32, "%.1f k", (double)n / 1e3);
-    else snprintf(out, 32, "%ld", (long)n);
+    if (n >= 1000000)
+        snprintf(out, 32, "%.2f M", (double)n / 1e6);
+    else if (n >= 10000)
+        snprintf(out, 32, "%.1f k", (double)n / 1e3);
+    else
+        snprintf(out, 32, "%ld", (long)n);
 }
 
 void session_describe(const Session *s, Buf *out) {
     int64_t values[KIND_COUNT] = {0}, all = 0, base = 0;
-    int     tensors[KIND_COUNT] = {0}, n = 0;
-    char    text[32], whole[32];
+    int tensors[KIND_COUNT] = {0}, n = 0;
+    char text[32], whole[32];
     for (int i = 0; i < s->params.n; i++) {
         const Param *p = &s->params.param[i];
         if (!p->learns) continue;
@@ -204,11 +249,13 @@ void session_describe(const Session *s, Buf *out) {
     for (int k = 0; k < KIND_COUNT; k++) {
         if (!tensors[k] && k > KIND_ROUTER) continue;
         count_text(text, values[k]);
-        buf_printf(out, "  %-11s %5d tensors  %10s parameters%s\n", kind_name[k], tensors[k], text, tensors[k] ? "" : "  (frozen)");
+        buf_printf(out, "  %-11s %5d tensors  %10s parameters%s\n", kind_name[k], tensors[k], text,
+                   tensors[k] ? "" : "  (frozen)");
     }
     count_text(text, all);
     count_text(whole, base);
-    buf_printf(out, "  %-11s %5d tensors  %10s parameters, beside %s of the base\n", "all", n, text, whole);
+    buf_printf(out, "  %-11s %5d tensors  %10s parameters, beside %s of the base\n", "all", n, text,
+               whole);
 }
 
 int session_blame_nonfinite(const Session *s, const char *what, Err *e) {
@@ -216,10 +263,16 @@ int session_blame_nonfinite(const Session *s, const char *what, Err *e) {
     for (int i = 0; i < s->params.n; i++) {
         const Param *p = &s->params.param[i];
         for (int64_t k = 0; k < tensor_numel(p->tensor); k++) {
-            if (!isfinite(f32(p->tensor)[k])) return err_set(e, "%s: the trained values of %s are no numbers any more; lower learning_rate", what, p->tensor->name);
+            if (!isfinite(f32(p->tensor)[k]))
+                return err_set(
+                    e, "%s: the trained values of %s are no numbers any more; lower learning_rate",
+                    what, p->tensor->name);
         }
     }
-    return err_set(e, "%s: the result is not a number although all weights are; lower learning_rate, or use compute: f32", what);
+    return err_set(e,
+                   "%s: the result is not a number although all weights are; lower learning_rate, "
+                   "or use compute: f32",
+                   what);
 }
 
 size_t memory_peak(void) {

@@ -8,18 +8,18 @@
 typedef enum SessionUse { USE_TO_TRAIN, USE_AS_IS } SessionUse;
 
 typedef struct Session {
-    Model   *model;
-    Plan     plan;
-    Adapter  adapter;
-    bool     has_adapter; /* false: full training, or the base alone */
+    Model *model;
+    Plan plan;
+    Adapter adapter;
+    bool has_adapter; /* false: full training, or the base alone */
     ParamSet params;
-    Arena    step; /* of the tape: marked and released by whoever runs it */
-    Tape     tape;
+    Arena step; /* of the tape: marked and released by whoever runs it */
+    Tape tape;
 } Session;
 
 /* AS_IS: the base, with lora_model_dir where given; nothing wants a gradient. TO_TRAIN: what the
  * config says learns. */
-int  session_open(Session *s, const Config *cfg, SessionUse use, Err *e);
+int session_open(Session *s, const Config *cfg, SessionUse use, Err *e);
 void session_close(Session *s);
 
 /* Bytes the step arena needs for this batch, found by a dry run: forward and backward. */

@@ -12,24 +12,24 @@
 #include "schedule.h"
 
 typedef struct Trainer {
-    const Config    *cfg;
-    Session         *s;
+    const Config *cfg;
+    Session *s;
     const TrainData *data;
-    Optimizer        optimizer;
-    Schedule         schedule;
-    RunState         run;
-    RouteLoad        load;
-    Progress         progress;
-    int64_t          rows_per_step, steps_per_epoch, total_steps;
-    int64_t         *order; /* of the epoch order_epoch */
-    int64_t          order_epoch;
-    char            *metrics;
-    DType            save_dtype;
+    Optimizer optimizer;
+    Schedule schedule;
+    RunState run;
+    RouteLoad load;
+    Progress progress;
+    int64_t rows_per_step, steps_per_epoch, total_steps;
+    int64_t *order; /* of the epoch order_epoch */
+    int64_t order_epoch;
+    char *metrics;
+    DType save_dtype;
 } Trainer;
 
 /* What one optimiser step did. */
 typedef struct StepResult {
-    double  loss, grad_norm, lr, seconds;
+    double loss, grad_norm, lr, seconds;
     int64_t tokens, supervised;
 } StepResult;
 
@@ -50,7 +50,8 @@ static void catch_signals(void) {
 /* ---- which rows a step takes ---- */
 
 static const Sample *row_of_epoch(Trainer *t, int64_t epoch, int64_t i) {
-    if (t->order_epoch != epoch) dataset_order((uint64_t)t->cfg->seed, epoch, t->data->n_rows, t->cfg->shuffle, t->order);
+    if (t->order_epoch != epoch)
+        dataset_order((uint64_t)t->cfg->seed, epoch, t->data->n_rows, t->cfg->shuffle, t->order);
     t->order_epoch = epoch;
     return &t->data->rows[t->order[i]];
 }
@@ -61,12 +62,13 @@ static int64_t rows_of_step(Trainer *t, int64_t step, const Sample **rows) {
     if (t->cfg->max_steps) {
         for (; k < t->rows_per_step; k++) {
             int64_t at = step * t->rows_per_step + k;
-            rows[k]    = row_of_epoch(t, at / n, at % n);
+            rows[k] = row_of_epoch(t, at / n, at % n);
         }
         return k;
     }
     int64_t first = step % t->steps_per_epoch * t->rows_per_step;
-    for (; k < t->rows_per_step && first + k < n; k++) rows[k] = row_of_epoch(t, step / t->steps_per_epoch, first + k);
+    for (; k < t->rows_per_step && first + k < n; k++)
+        rows[k] = row_of_epoch(t, step / t->steps_per_epoch, first + k);
     return k;
 }
 
@@ -80,11 +82,11 @@ static double epoch_at(const Trainer *t, int64_t steps) {
 
 /* Forward and backward of one micro-batch; gradients add up in the ParamSet. */
 static double micro_step(Trainer *t, const Sample *const *rows, int n, float weight) {
-    Session *s     = t->s;
-    size_t   mark  = arena_mark(&s->step);
-    Batch    b     = batch_of(&s->step, rows, n);
-    Tensor  *loss  = model_loss(s->model, &s->tape, &b, weight);
-    double   value = (double)f32(loss)[0];
+    Session *s = t->s;
+    size_t mark = arena_mark(&s->step);
+    Batch b = batch_of(&s->step, rows, n);
+    Tensor *loss = model_loss(s->model, &s->tape, &b, weight);
+    double value = (double)f32(loss)[0];
     tape_backward(&s->tape, loss);
     tape_reset(&s->tape);
     arena_release(&s->step, mark);
@@ -92,18 +94,21 @@ static double micro_step(Trainer *t, const Sample *const *rows, int n, float wei
 }
 
 static int optimiser_step(Trainer *t, StepResult *r, Err *e) {
-    const Config  *cfg   = t->cfg;
-    double         began = seconds_now();
-    const Sample **rows  = mem_alloc(sizeof *rows * (size_t)t->rows_per_step);
-    int64_t        n     = rows_of_step(t, t->run.step, rows);
+    const Config *cfg = t->cfg;
+    double began = seconds_now();
+    const Sample **rows = mem_alloc(sizeof *rows * (size_t)t->rows_per_step);
+    int64_t n = rows_of_step(t, t->run.step, rows);
     *r = (StepResult){.lr = cfg->learning_rate * schedule_factor(&t->schedule, t->run.step)};
-    for (int64_t i = 0; i < n; i++) r->tokens += rows[i]->n, r->supervised += sample_supervised(rows[i]);
+    for (int64_t i = 0; i < n; i++)
+        r->tokens += rows[i]->n, r->supervised += sample_supervised(rows[i]);
     params_zero_grad(&t->s->params);
     route_load_clear(&t->load);
     for (int64_t i = 0; i < n; i += cfg->micro_batch_size) {
         int64_t part = n - i < cfg->micro_batch_size ? n - i : cfg->micro_batch_size;
-        t->s->model->dropout_step = (uint64_t)(t->run.step * cfg->gradient_accumulation_steps + i / cfg->micro_batch_size);
-        r->loss += micro_step(t, rows + i, (int)part, 1 / (float)(r->supervised ? r->supervised : 1));
+        t->s->model->dropout_step =
+            (uint64_t)(t->run.step * cfg->gradient_accumulation_steps + i / cfg->micro_batch_size);
+        r->loss +=
+            micro_step(t, rows + i, (int)part, 1 / (float)(r->supervised ? r->supervised : 1));
     }
     mem_free(rows);
     r->grad_norm = params_grad_norm(&t->s->params);
@@ -113,9 +118,11 @@ static int optimiser_step(Trainer *t, StepResult *r, Err *e) {
         return session_blame_nonfinite(t->s, what, e);
     }
     if (t->run.step == 0 && cfg->save_gradients) {
-        TRY(params_write_grads(cfg->save_gradients, t->s->model, &t->s->params, &t->s->plan, t->s->has_adapter ? &t->s->adapter : NULL, e));
+        TRY(params_write_grads(cfg->save_gradients, t->s->model, &t->s->params, &t->s->plan,
+                               t->s->has_adapter ? &t->s->adapter : NULL, e));
     }
-    if (cfg->max_grad_norm > 0 && r->grad_norm > cfg->max_grad_norm) params_scale_grad(&t->s->params, (float)(cfg->max_grad_norm / (r->grad_norm + 1e-6)));
+    if (cfg->max_grad_norm > 0 && r->grad_norm > cfg->max_grad_norm)
+        params_scale_grad(&t->s->params, (float)(cfg->max_grad_norm / (r->grad_norm + 1e-6)));
     optimizer_step(&t->optimizer, &t->s->params, t->run.step + 1, r->lr);
     t->run.step++;
     t->run.tokens += r->tokens, t->run.supervised += r->supervised;
@@ -126,10 +133,12 @@ static int optimiser_step(Trainer *t, StepResult *r, Err *e) {
 /* ---- telling ---- */
 
 static int log_step(Trainer *t, const StepResult *r, const EvalResult *eval, Err *e) {
-    json_t *line = json_pack("{s:I, s:f, s:f, s:f, s:f, s:I, s:I, s:f, s:f, s:I}", "step", (json_int_t)t->run.step, "epoch", epoch_at(t, t->run.step),
-                             "loss", r->loss, "grad_norm", r->grad_norm, "learning_rate", r->lr, "tokens", (json_int_t)r->tokens,
-                             "supervised_tokens", (json_int_t)r->supervised, "tokens_per_second", (double)r->tokens / r->seconds,
-                             "step_seconds", r->seconds, "peak_memory_bytes", (json_int_t)memory_peak());
+    json_t *line = json_pack("{s:I, s:f, s:f, s:f, s:f, s:I, s:I, s:f, s:f, s:I}", "step",
+                             (json_int_t)t->run.step, "epoch", epoch_at(t, t->run.step), "loss",
+                             r->loss, "grad_norm", r->grad_norm, "learning_rate", r->lr, "tokens",
+                             (json_int_t)r->tokens, "supervised_tokens", (json_int_t)r->supervised,
+                             "tokens_per_second", (double)r->tokens / r->seconds, "step_seconds",
+                             r->seconds, "peak_memory_bytes", (json_int_t)memory_peak());
     if (t->load.n_experts) json_object_set_new(line, "routing", route_load_json(&t->load));
     if (eval) {
         json_object_set_new(line, "eval_loss", json_real(eval->loss));
@@ -139,15 +148,20 @@ static int log_step(Trainer *t, const StepResult *r, const EvalResult *eval, Err
 }
 
 static void describe_start(const Trainer *t, const Batch *longest) {
-    Session *s    = t->s;
-    Buf      text = {0};
+    Session *s = t->s;
+    Buf text = {0};
     session_describe(s, &text);
     progress_say(NULL, "learns:\n%.*s", (int)text.n - 1, text.p);
     buf_free(&text);
-    double MiB = 1048576, step = (double)session_dry_run(s, longest) / MiB, base = (double)model_mapped_bytes(s->model) / MiB;
+    double MiB = 1048576, step = (double)session_dry_run(s, longest) / MiB,
+           base = (double)model_mapped_bytes(s->model) / MiB;
     double own = (double)s->params.numel * 4 * (2 + t->optimizer.rule->n_moments) / MiB;
-    progress_say(NULL, "memory: base %.0f MiB (mapped), learned values with gradients and moments %.0f MiB, one step %.0f MiB: about %.0f MiB in all", base, own, step, base + own + step + 40);
-    progress_say(NULL, "data: %ld rows, %ld steps of up to %ld rows%s", (long)t->data->n_rows, (long)t->total_steps, (long)t->rows_per_step,
+    progress_say(NULL,
+                 "memory: base %.0f MiB (mapped), learned values with gradients and moments %.0f "
+                 "MiB, one step %.0f MiB: about %.0f MiB in all",
+                 base, own, step, base + own + step + 40);
+    progress_say(NULL, "data: %ld rows, %ld steps of up to %ld rows%s", (long)t->data->n_rows,
+                 (long)t->total_steps, (long)t->rows_per_step,
                  t->data->n_held_out ? "; held-out rows evaluated" : "");
 }
 
@@ -156,8 +170,10 @@ static json_t *unmoved(const Trainer *t) {
     json_t *list = json_array();
     for (int i = 0; i < t->s->params.n; i++) {
         const Param *p = &t->s->params.param[i];
-        if (p->learns && hash_bytes(0, p->tensor->data, (size_t)tensor_bytes(p->tensor)) == t->run.first_hash[i]) {
-            static const char *const role[] = {[PARAM_WHOLE] = "", [PARAM_LORA_A] = " (lora_A)", [PARAM_LORA_B] = " (lora_B)"};
+        if (p->learns && hash_bytes(0, p->tensor->data, (size_t)tensor_bytes(p->tensor)) ==
+                             t->run.first_hash[i]) {
+            static const char *const role[] = {
+                [PARAM_WHOLE] = "", [PARAM_LORA_A] = " (lora_A)", [PARAM_LORA_B] = " (lora_B)"};
             Buf name = {0};
             buf_printf(&name, "%s%s", p->tensor->name, role[p->role]);
             json_array_append_new(list, json_string(name.p));
@@ -171,43 +187,54 @@ static void report_unmoved(json_t *list) {
     size_t n = json_array_size(list);
     if (!n) return progress_say(NULL, "every tensor that learns has moved");
     progress_say(NULL, "%zu tensors did not move%s:", n, n > 8 ? " (the first 8)" : "");
-    for (size_t i = 0; i < n && i < 8; i++) progress_say(NULL, "  %s", json_string_value(json_array_get(list, i)));
+    for (size_t i = 0; i < n && i < 8; i++)
+        progress_say(NULL, "  %s", json_string_value(json_array_get(list, i)));
 }
 
 /* ---- the run ---- */
 
 static int save(Trainer *t, Err *e) {
-    return checkpoint_write(t->cfg->output_dir, t->s, &t->optimizer, &t->run, t->save_dtype, t->cfg->save_total_limit, e);
+    return checkpoint_write(t->cfg->output_dir, t->s, &t->optimizer, &t->run, t->save_dtype,
+                            t->cfg->save_total_limit, e);
 }
 
 static bool every(int64_t steps, int64_t step) { return steps > 0 && step % steps == 0; }
 
 static int run_eval(Trainer *t, EvalResult *out, Err *e) {
     TRY(evaluate(t->s, t->data->held_out, t->data->n_held_out, NULL, out, e));
-    progress_say(&t->progress, "step %ld: held-out loss %.4f over %ld tokens", (long)t->run.step, out->loss, (long)out->tokens);
+    progress_say(&t->progress, "step %ld: held-out loss %.4f over %ld tokens", (long)t->run.step,
+                 out->loss, (long)out->tokens);
     return 0;
 }
 
 static int run(Trainer *t, json_t *result, Err *e) {
     const Config *cfg = t->cfg;
-    int64_t eval_steps = cfg->evals_per_epoch ? (t->steps_per_epoch + cfg->evals_per_epoch - 1) / cfg->evals_per_epoch : cfg->eval_steps;
+    int64_t eval_steps = cfg->evals_per_epoch ? (t->steps_per_epoch + cfg->evals_per_epoch - 1) /
+                                                    cfg->evals_per_epoch
+                                              : cfg->eval_steps;
     progress_begin(&t->progress, "training", "steps", t->run.step, t->total_steps);
     while (t->run.step < t->total_steps) {
         StepResult r;
         EvalResult eval;
-        char       note[96];
+        char note[96];
         TRY(optimiser_step(t, &r, e));
-        bool last = t->run.step == t->total_steps, evals = t->data->n_held_out && (last || every(eval_steps, t->run.step));
-        snprintf(note, sizeof note, "loss %.4f  %.0f tokens/s", r.loss, (double)r.tokens / r.seconds);
+        bool last = t->run.step == t->total_steps,
+             evals = t->data->n_held_out && (last || every(eval_steps, t->run.step));
+        snprintf(note, sizeof note, "loss %.4f  %.0f tokens/s", r.loss,
+                 (double)r.tokens / r.seconds);
         progress_show(&t->progress, t->run.step, note);
         if (evals) TRY(run_eval(t, &eval, e));
-        if (evals || last || every(cfg->logging_steps, t->run.step)) TRY(log_step(t, &r, evals ? &eval : NULL, e));
+        if (evals || last || every(cfg->logging_steps, t->run.step))
+            TRY(log_step(t, &r, evals ? &eval : NULL, e));
         if (evals) json_object_set_new(result, "eval_loss", json_real(eval.loss));
         json_object_set_new(result, "loss", json_real(r.loss));
         if (signal_seen && !last) {
             TRY(save(t, e));
             progress_end(&t->progress);
-            progress_say(NULL, "stopped by a signal after step %ld; go on with --resume_from_checkpoint auto", (long)t->run.step);
+            progress_say(
+                NULL,
+                "stopped by a signal after step %ld; go on with --resume_from_checkpoint auto",
+                (long)t->run.step);
             return 128 + signal_seen;
         }
         if (every(cfg->save_steps, t->run.step)) TRY(save(t, e));
@@ -218,12 +245,12 @@ static int run(Trainer *t, json_t *result, Err *e) {
 
 /* A run's own files go when it is to be written over; nothing else in the directory is touched. */
 static int clear_output(const char *dir, Err *e) {
-    DIR *d   = opendir(dir);
-    int  bad = 0;
+    DIR *d = opendir(dir);
+    int bad = 0;
     for (struct dirent *f; d && !bad && (f = readdir(d));) {
         if (strcmp(f->d_name, "metrics.jsonl") && strncmp(f->d_name, "checkpoint-", 11)) continue;
         char *path = files_join(dir, f->d_name);
-        bad        = files_remove(path, e);
+        bad = files_remove(path, e);
         mem_free(path);
     }
     if (d) closedir(d);
@@ -231,14 +258,18 @@ static int clear_output(const char *dir, Err *e) {
 }
 
 static int prepare_output(Trainer *t, Err *e) {
-    const Config *cfg  = t->cfg;
-    char         *from = NULL;
+    const Config *cfg = t->cfg;
+    char *from = NULL;
     if (!cfg->resume_from_checkpoint && !cfg->overwrite && !files_is_empty(cfg->output_dir)) {
-        return err_set(e, "output_dir %s is not empty; choose another, or give --resume_from_checkpoint auto or --overwrite", cfg->output_dir);
+        return err_set(e,
+                       "output_dir %s is not empty; choose another, or give "
+                       "--resume_from_checkpoint auto or --overwrite",
+                       cfg->output_dir);
     }
     TRY(files_make_dirs(cfg->output_dir, e));
     if (cfg->overwrite) TRY(clear_output(cfg->output_dir, e));
-    if (cfg->resume_from_checkpoint) TRY(checkpoint_find(&from, cfg->output_dir, cfg->resume_from_checkpoint, e));
+    if (cfg->resume_from_checkpoint)
+        TRY(checkpoint_find(&from, cfg->output_dir, cfg->resume_from_checkpoint, e));
     int bad = 0;
     if (from) {
         bad = checkpoint_read(from, t->s, &t->optimizer, &t->run, e);
@@ -246,7 +277,7 @@ static int prepare_output(Trainer *t, Err *e) {
     }
     mem_free(from);
     if (!bad) bad = metrics_resume(t->metrics, t->run.step, e);
-    Buf   yaml = {0};
+    Buf yaml = {0};
     char *path = files_join(cfg->output_dir, "config.yaml");
     config_write_yaml(cfg, &yaml);
     if (!bad) bad = files_write_whole(path, yaml.p, yaml.n, e);
@@ -265,13 +296,15 @@ static uint64_t hash_data(const TrainData *d) {
 }
 
 static void plan_steps(Trainer *t) {
-    const Config *cfg  = t->cfg;
-    t->rows_per_step   = cfg->micro_batch_size * cfg->gradient_accumulation_steps;
+    const Config *cfg = t->cfg;
+    t->rows_per_step = cfg->micro_batch_size * cfg->gradient_accumulation_steps;
     t->steps_per_epoch = (t->data->n_rows + t->rows_per_step - 1) / t->rows_per_step;
-    t->total_steps     = cfg->max_steps ? cfg->max_steps : cfg->num_epochs * t->steps_per_epoch;
-    t->schedule.warmup = cfg->warmup_ratio > 0 ? (int64_t)ceil(cfg->warmup_ratio * (double)t->total_steps) : cfg->warmup_steps;
-    t->schedule.total  = t->total_steps;
-    t->schedule.floor  = cfg->min_lr_ratio;
+    t->total_steps = cfg->max_steps ? cfg->max_steps : cfg->num_epochs * t->steps_per_epoch;
+    t->schedule.warmup = cfg->warmup_ratio > 0
+                             ? (int64_t)ceil(cfg->warmup_ratio * (double)t->total_steps)
+                             : cfg->warmup_steps;
+    t->schedule.total = t->total_steps;
+    t->schedule.floor = cfg->min_lr_ratio;
 }
 
 /* Learning rates that differ: every B under LoRA+, the routers under router.learning_rate. */
@@ -279,17 +312,21 @@ static void set_lr_ratios(Trainer *t) {
     const Config *cfg = t->cfg;
     for (int i = 0; i < t->s->params.n; i++) {
         const Param *p = &t->s->params.param[i];
-        bool router = t->s->model->site[p->site].row->kind == KIND_ROUTER && config_given(cfg, "router.learning_rate");
-        if (router && cfg->learning_rate > 0) t->optimizer.lr_ratio[i] *= cfg->router_learning_rate / cfg->learning_rate;
+        bool router = t->s->model->site[p->site].row->kind == KIND_ROUTER &&
+                      config_given(cfg, "router.learning_rate");
+        if (router && cfg->learning_rate > 0)
+            t->optimizer.lr_ratio[i] *= cfg->router_learning_rate / cfg->learning_rate;
         if (p->role == PARAM_LORA_B) t->optimizer.lr_ratio[i] *= cfg->lora_plus_ratio;
     }
 }
 
 /* The micro-batch with the most tokens decides what memory a step needs. */
 static Batch longest_batch(Trainer *t) {
-    int            n    = (int)(t->cfg->micro_batch_size < t->data->n_rows ? t->cfg->micro_batch_size : t->data->n_rows);
+    int n = (int)(t->cfg->micro_batch_size < t->data->n_rows ? t->cfg->micro_batch_size
+                                                             : t->data->n_rows);
     const Sample **rows = mem_alloc(sizeof *rows * (size_t)n), *longest = &t->data->rows[0];
-    for (int64_t i = 1; i < t->data->n_rows; i++) longest = t->data->rows[i].n > longest->n ? &t->data->rows[i] : longest;
+    for (int64_t i = 1; i < t->data->n_rows; i++)
+        longest = t->data->rows[i].n > longest->n ? &t->data->rows[i] : longest;
     for (int i = 0; i < n; i++) rows[i] = longest;
     Batch b = batch_of(&t->s->step, rows, n);
     mem_free(rows);
@@ -297,25 +334,30 @@ static Batch longest_batch(Trainer *t) {
 }
 
 static int open_trainer(Trainer *t, Err *e) {
-    const Config     *cfg = t->cfg;
-    OptimizerSettings set = {cfg->weight_decay, cfg->adam_beta1, cfg->adam_beta2, cfg->adam_epsilon};
-    const ParamSet   *ps  = &t->s->params;
-    t->order         = mem_alloc(sizeof *t->order * (size_t)t->data->n_rows);
-    t->order_epoch   = -1;
-    t->load          = route_load_new(t->s->model);
-    t->metrics       = files_join(cfg->output_dir, "metrics.jsonl");
-    t->run           = (RunState){.seed = (uint64_t)cfg->seed, .data_hash = hash_data(t->data), .first_hash = mem_alloc(sizeof(uint64_t) * (size_t)(ps->n + 1))};
-    t->save_dtype    = dtype_find(cfg->save_dtype);
-    for (int i = 0; i < ps->n; i++) t->run.first_hash[i] = hash_bytes(0, ps->param[i].tensor->data, (size_t)tensor_bytes(ps->param[i].tensor));
+    const Config *cfg = t->cfg;
+    OptimizerSettings set = {cfg->weight_decay, cfg->adam_beta1, cfg->adam_beta2,
+                             cfg->adam_epsilon};
+    const ParamSet *ps = &t->s->params;
+    t->order = mem_alloc(sizeof *t->order * (size_t)t->data->n_rows);
+    t->order_epoch = -1;
+    t->load = route_load_new(t->s->model);
+    t->metrics = files_join(cfg->output_dir, "metrics.jsonl");
+    t->run = (RunState){.seed = (uint64_t)cfg->seed,
+                        .data_hash = hash_data(t->data),
+                        .first_hash = mem_alloc(sizeof(uint64_t) * (size_t)(ps->n + 1))};
+    t->save_dtype = dtype_find(cfg->save_dtype);
+    for (int i = 0; i < ps->n; i++)
+        t->run.first_hash[i] =
+            hash_bytes(0, ps->param[i].tensor->data, (size_t)tensor_bytes(ps->param[i].tensor));
     plan_steps(t);
     CHECK(!schedule_find(&t->schedule, cfg->lr_scheduler), "lr_scheduler %s", cfg->lr_scheduler);
     const OptimizerRule *rule = optimizer_find(cfg->optimizer);
     CHECK(rule, "optimizer %s", cfg->optimizer);
     TRY(optimizer_open(&t->optimizer, rule, &set, ps, e));
     set_lr_ratios(t);
-    t->s->model->dropout      = (float)cfg->lora_dropout;
+    t->s->model->dropout = (float)cfg->lora_dropout;
     t->s->model->dropout_seed = (uint64_t)cfg->seed;
-    t->s->model->on_route     = route_load_add;
+    t->s->model->on_route = route_load_add;
     t->s->model->on_route_ctx = &t->load;
     return prepare_output(t, e);
 }
@@ -326,7 +368,7 @@ int trainer_run(const Config *cfg, Session *s, const TrainData *data, json_t *re
     int status = open_trainer(&t, e);
     if (!status) {
         size_t mark = arena_mark(&s->step);
-        Batch  b    = longest_batch(&t);
+        Batch b = longest_batch(&t);
         describe_start(&t, &b);
         arena_release(&s->step, mark);
         catch_signals();

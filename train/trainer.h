@@ -6,7 +6,7 @@
 
 typedef struct TrainData {
     const Sample *rows, *held_out;
-    int64_t       n_rows, n_held_out;
+    int64_t n_rows, n_held_out;
 } TrainData;
 
 /* Trains as cfg says and writes cfg->output_dir. 0: done; a signal's exit status (130, 143): a

@@ -7,7 +7,8 @@
 #include "verbs.h"
 
 static int export_peft(const Config *cfg, Session *s, const char *dir, Err *e) {
-    if (!s->has_adapter) return err_set(e, "export --format peft: name the adapter with --lora_model_dir");
+    if (!s->has_adapter)
+        return err_set(e, "export --format peft: name the adapter with --lora_model_dir");
     (void)cfg;
     return adapter_write(dir, s->model, &s->params, &s->plan, &s->adapter, e);
 }
@@ -23,13 +24,16 @@ static const struct {
 
 int verb_export(const Config *cfg, json_t *result, Err *e) {
     Session s;
-    size_t  f = 0;
+    size_t f = 0;
     while (f < COUNT_OF(formats) && strcmp(formats[f].name, cfg->format)) f++;
-    if (f == COUNT_OF(formats)) return err_set(e, "format: \"%s\" is not one of peft, merged", cfg->format);
-    if (!files_is_empty(cfg->output) && !cfg->overwrite) return err_set(e, "output %s is not empty; choose another or give --overwrite", cfg->output);
+    if (f == COUNT_OF(formats))
+        return err_set(e, "format: \"%s\" is not one of peft, merged", cfg->format);
+    if (!files_is_empty(cfg->output) && !cfg->overwrite)
+        return err_set(e, "output %s is not empty; choose another or give --overwrite",
+                       cfg->output);
     TRY(session_open(&s, cfg, USE_AS_IS, e));
     DirOut out;
-    int    bad = files_dir_begin(&out, cfg->output, e);
+    int bad = files_dir_begin(&out, cfg->output, e);
     if (!bad) {
         bad = formats[f].write(cfg, &s, out.temp, e) || files_dir_commit(&out, e);
         if (bad) files_dir_abort(&out);

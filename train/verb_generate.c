@@ -14,28 +14,29 @@ enum { STOPS = 32 };
 
 typedef struct Writer {
     const Config *cfg;
-    Session       s;
-    Tokenizer    *tokenizer; /* NULL: the model has none; only ids can be read then */
-    Chat         *chat;      /* opened when the first messages come */
-    int32_t       stop[STOPS];
-    int           n_stop;
-    int64_t       row;
+    Session s;
+    Tokenizer *tokenizer; /* NULL: the model has none; only ids can be read then */
+    Chat *chat;           /* opened when the first messages come */
+    int32_t stop[STOPS];
+    int n_stop;
+    int64_t row;
 } Writer;
 
 /* ---- ids that end an answer ---- */
 
 static void add_stops(Writer *w, const json_t *value) {
-    if (json_is_integer(value) && w->n_stop < STOPS) w->stop[w->n_stop++] = (int32_t)json_integer_value(value);
+    if (json_is_integer(value) && w->n_stop < STOPS)
+        w->stop[w->n_stop++] = (int32_t)json_integer_value(value);
     for (size_t i = 0; i < json_array_size(value); i++) add_stops(w, json_array_get(value, i));
 }
 
 static int read_stops(Writer *w, Err *e) {
-    const json_t *c   = w->s.model->config;
-    json_t       *gen = NULL;
+    const json_t *c = w->s.model->config;
+    json_t *gen = NULL;
     add_stops(w, json_object_get(c, "eos_token_id"));
     add_stops(w, json_object_get(json_object_get(c, "text_config"), "eos_token_id"));
     char *path = files_join(w->cfg->base_model, "generation_config.json");
-    int   bad  = files_exists(path) ? json_read_file(&gen, path, e) : 0;
+    int bad = files_exists(path) ? json_read_file(&gen, path, e) : 0;
     add_stops(w, json_object_get(gen, "eos_token_id"));
     json_decref(gen);
     mem_free(path);
@@ -45,7 +46,10 @@ static int read_stops(Writer *w, Err *e) {
 /* ---- prompts into ids ---- */
 
 static int need_tokenizer(const Writer *w, Err *e) {
-    return w->tokenizer ? 0 : err_set(e, "%s has no tokenizer.json; only prompts of input_ids can be read", w->cfg->base_model);
+    return w->tokenizer
+               ? 0
+               : err_set(e, "%s has no tokenizer.json; only prompts of input_ids can be read",
+                         w->cfg->base_model);
 }
 
 static int encode_text(Writer *w, const char *text, size_t n, bool special, Tokens *out, Err *e) {
@@ -53,9 +57,12 @@ static int encode_text(Writer *w, const char *text, size_t n, bool special, Toke
     return tokenizer_encode(w->tokenizer, text, n, special, out, e);
 }
 
-static int encode_messages(Writer *w, const json_t *messages, const json_t *tools, Tokens *out, Err *e) {
+static int encode_messages(Writer *w, const json_t *messages, const json_t *tools, Tokens *out,
+                           Err *e) {
     Buf text = {0};
-    if (!w->chat) TRY(chat_open(&w->chat, w->cfg->base_model, w->cfg->chat_template, w->cfg->enable_thinking, e));
+    if (!w->chat)
+        TRY(chat_open(&w->chat, w->cfg->base_model, w->cfg->chat_template, w->cfg->enable_thinking,
+                      e));
     int bad = chat_render(w->chat, messages, tools, true, &text, e);
     if (!bad) bad = encode_text(w, text.p ? text.p : "", text.n, false, out, e);
     buf_free(&text);
@@ -64,11 +71,13 @@ static int encode_messages(Writer *w, const json_t *messages, const json_t *tool
 
 static int encode_ids(Writer *w, const json_t *ids, Tokens *out, Err *e) {
     size_t n = json_array_size(ids);
-    out->id  = mem_grow(out->id, 0, sizeof *out->id * (n + 1));
+    out->id = mem_grow(out->id, 0, sizeof *out->id * (n + 1));
     for (size_t i = 0; i < n; i++) {
         const json_t *id = json_array_get(ids, i);
-        if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= w->s.model->dims.vocab) {
-            return err_set(e, "input_ids[%zu] is not a token id below %d", i, w->s.model->dims.vocab);
+        if (!json_is_integer(id) || json_integer_value(id) < 0 ||
+            json_integer_value(id) >= w->s.model->dims.vocab) {
+            return err_set(e, "input_ids[%zu] is not a token id below %d", i,
+                           w->s.model->dims.vocab);
         }
         out->id[i] = (int32_t)json_integer_value(id);
     }
@@ -77,9 +86,12 @@ static int encode_ids(Writer *w, const json_t *ids, Tokens *out, Err *e) {
 }
 
 static int encode_row(Writer *w, const json_t *row, Tokens *out, Err *e) {
-    const json_t *messages = json_object_get(row, "messages"), *prompt = json_object_get(row, "prompt"), *ids = json_object_get(row, "input_ids");
-    if (json_is_array(messages)) return encode_messages(w, messages, json_object_get(row, "tools"), out, e);
-    if (json_is_string(prompt)) return encode_text(w, json_string_value(prompt), json_string_length(prompt), true, out, e);
+    const json_t *messages = json_object_get(row, "messages"),
+                 *prompt = json_object_get(row, "prompt"), *ids = json_object_get(row, "input_ids");
+    if (json_is_array(messages))
+        return encode_messages(w, messages, json_object_get(row, "tools"), out, e);
+    if (json_is_string(prompt))
+        return encode_text(w, json_string_value(prompt), json_string_length(prompt), true, out, e);
     if (json_is_array(ids)) return encode_ids(w, ids, out, e);
     return err_set(e, "a prompt row needs messages, prompt or input_ids");
 }
@@ -89,14 +101,14 @@ static int encode_row(Writer *w, const json_t *row, Tokens *out, Err *e) {
 /* Prints what the ids add to the text so far; an unfinished character waits for its end. */
 typedef struct Stream {
     const Tokenizer *tokenizer;
-    int32_t         *ids;
-    int64_t          n;
-    size_t           shown;
+    int32_t *ids;
+    int64_t n;
+    size_t shown;
 } Stream;
 
 static void show_token(void *ctx, int32_t id) {
-    Stream *s    = ctx;
-    Buf     text = {0};
+    Stream *s = ctx;
+    Buf text = {0};
     s->ids[s->n++] = id;
     tokenizer_decode(s->tokenizer, s->ids, (size_t)s->n, true, &text);
     bool cut = text.n >= 3 && !memcmp(text.p + text.n - 3, "\xef\xbf\xbd", 3);
@@ -108,28 +120,32 @@ static void show_token(void *ctx, int32_t id) {
     buf_free(&text);
 }
 
-static int answer(Writer *w, const Tokens *prompt, int32_t *ids, int64_t *n, TokenFn each, void *ctx, Err *e) {
+static int answer(Writer *w, const Tokens *prompt, int32_t *ids, int64_t *n, TokenFn each,
+                  void *ctx, Err *e) {
     const Config *cfg = w->cfg;
-    Sampling      how = {cfg->temperature, cfg->top_p, cfg->top_k, (uint64_t)cfg->seed, (uint64_t)w->row++};
+    Sampling how = {cfg->temperature, cfg->top_p, cfg->top_k, (uint64_t)cfg->seed,
+                    (uint64_t)w->row++};
     if (!prompt->n) return err_set(e, "the prompt has no tokens; nothing can follow it");
-    return generate(&w->s, prompt->id, (int32_t)prompt->n, cfg->max_new_tokens, &how, w->stop, w->n_stop, ids, n, each, ctx, e);
+    return generate(&w->s, prompt->id, (int32_t)prompt->n, cfg->max_new_tokens, &how, w->stop,
+                    w->n_stop, ids, n, each, ctx, e);
 }
 
 /* {"text":, "ids":} of one answer. */
 static json_t *answer_json(const Writer *w, const int32_t *ids, int64_t n) {
     json_t *list = json_array();
-    Buf     text = {0};
+    Buf text = {0};
     for (int64_t i = 0; i < n; i++) json_array_append_new(list, json_integer(ids[i]));
     if (w->tokenizer) tokenizer_decode(w->tokenizer, ids, (size_t)n, true, &text);
-    json_t *out = json_pack("{s:o, s:o}", "text", json_stringn(text.p ? text.p : "", text.n), "ids", list);
+    json_t *out =
+        json_pack("{s:o, s:o}", "text", json_stringn(text.p ? text.p : "", text.n), "ids", list);
     buf_free(&text);
     return out;
 }
 
 static int answer_row(Writer *w, const json_t *row, int32_t *ids, json_t **out, Err *e) {
-    Tokens  prompt = {0};
+    Tokens prompt = {0};
     int64_t n;
-    int     bad = encode_row(w, row, &prompt, e);
+    int bad = encode_row(w, row, &prompt, e);
     if (!bad) bad = answer(w, &prompt, ids, &n, NULL, NULL, e);
     if (!bad) *out = answer_json(w, ids, n);
     tokens_free(&prompt);
@@ -138,16 +154,17 @@ static int answer_row(Writer *w, const json_t *row, int32_t *ids, json_t **out, 
 
 /* Each row of a file; answers go to --output, or to standard output. */
 static int answer_file(Writer *w, Buf *lines, json_t *result, Err *e) {
-    Jsonl    j;
+    Jsonl j;
     Progress p;
-    json_t  *row, *all = json_array();
+    json_t *row, *all = json_array();
     int32_t *ids = mem_alloc(sizeof *ids * (size_t)(w->cfg->max_new_tokens + 1));
-    int      bad = jsonl_open(&j, w->cfg->prompts, e);
+    int bad = jsonl_open(&j, w->cfg->prompts, e);
     progress_begin(&p, "generating", "bytes", 0, j.bytes);
     while (!bad && !(bad = jsonl_next(&j, &row, e)) && row) {
         json_t *out = NULL;
-        bad         = answer_row(w, row, ids, &out, e);
-        if (bad) err_prefix(e, "%s:%ld", w->cfg->prompts, (long)j.line);
+        bad = answer_row(w, row, ids, &out, e);
+        if (bad)
+            err_prefix(e, "%s:%ld", w->cfg->prompts, (long)j.line);
         else {
             char *text = json_dumps(out, 0);
             buf_printf(lines, "%s\n", text);
@@ -165,15 +182,16 @@ static int answer_file(Writer *w, Buf *lines, json_t *result, Err *e) {
 }
 
 static int answer_prompt(Writer *w, json_t *result, Buf *lines, Err *e) {
-    Tokens   prompt = {0};
-    int32_t *ids    = mem_alloc(sizeof *ids * (size_t)(w->cfg->max_new_tokens + 1));
-    Stream   stream = {w->tokenizer, mem_alloc(sizeof *ids * (size_t)(w->cfg->max_new_tokens + 1)), 0, 0};
-    int64_t  n;
-    int      bad = encode_text(w, w->cfg->prompt, strlen(w->cfg->prompt), true, &prompt, e);
+    Tokens prompt = {0};
+    int32_t *ids = mem_alloc(sizeof *ids * (size_t)(w->cfg->max_new_tokens + 1));
+    Stream stream = {w->tokenizer, mem_alloc(sizeof *ids * (size_t)(w->cfg->max_new_tokens + 1)), 0,
+                     0};
+    int64_t n;
+    int bad = encode_text(w, w->cfg->prompt, strlen(w->cfg->prompt), true, &prompt, e);
     if (!bad) bad = answer(w, &prompt, ids, &n, w->cfg->output ? NULL : show_token, &stream, e);
     if (!bad) {
         json_t *out = answer_json(w, ids, n);
-        char   *text = json_dumps(out, 0);
+        char *text = json_dumps(out, 0);
         buf_printf(lines, "%s\n", text);
         if (!w->cfg->output) putchar('\n');
         json_object_update(result, out);
@@ -189,15 +207,16 @@ static int answer_prompt(Writer *w, json_t *result, Buf *lines, Err *e) {
 /* ---- a conversation ---- */
 
 static int chat_turn(Writer *w, json_t *messages, Err *e) {
-    Tokens   prompt = {0};
-    int64_t  n, most = w->cfg->max_new_tokens + 1;
-    int32_t *ids    = mem_alloc(sizeof *ids * (size_t)most);
-    Stream   stream = {w->tokenizer, mem_alloc(sizeof *ids * (size_t)most), 0, 0};
-    int      bad    = encode_messages(w, messages, NULL, &prompt, e);
+    Tokens prompt = {0};
+    int64_t n, most = w->cfg->max_new_tokens + 1;
+    int32_t *ids = mem_alloc(sizeof *ids * (size_t)most);
+    Stream stream = {w->tokenizer, mem_alloc(sizeof *ids * (size_t)most), 0, 0};
+    int bad = encode_messages(w, messages, NULL, &prompt, e);
     if (!bad) bad = answer(w, &prompt, ids, &n, show_token, &stream, e);
     if (!bad) {
         json_t *out = answer_json(w, ids, n);
-        json_array_append_new(messages, json_pack("{s:s, s:O}", "role", "assistant", "content", json_object_get(out, "text")));
+        json_array_append_new(messages, json_pack("{s:s, s:O}", "role", "assistant", "content",
+                                                  json_object_get(out, "text")));
         json_decref(out);
         putchar('\n');
     }
@@ -209,8 +228,8 @@ static int chat_turn(Writer *w, json_t *messages, Err *e) {
 
 static int converse(Writer *w, Err *e) {
     json_t *messages = json_array();
-    char    line[1 << 16];
-    int     bad = need_tokenizer(w, e);
+    char line[1 << 16];
+    int bad = need_tokenizer(w, e);
     fprintf(stderr, "Type a message and Enter; an empty line or Ctrl-D ends.\n");
     while (!bad) {
         fprintf(stderr, "> ");
@@ -218,8 +237,11 @@ static int converse(Writer *w, Err *e) {
         line[strcspn(line, "\n")] = 0;
         json_t *content = json_string(line);
         if (!*line) break;
-        if (!content) bad = err_set(e, "the message is not UTF-8");
-        else json_array_append_new(messages, json_pack("{s:s, s:o}", "role", "user", "content", content));
+        if (!content)
+            bad = err_set(e, "the message is not UTF-8");
+        else
+            json_array_append_new(messages,
+                                  json_pack("{s:s, s:o}", "role", "user", "content", content));
         if (!bad) bad = chat_turn(w, messages, e);
     }
     json_decref(messages);
@@ -232,7 +254,7 @@ static int open_writer(Writer *w, const Config *cfg, Err *e) {
     *w = (Writer){.cfg = cfg};
     TRY(session_open(&w->s, cfg, USE_AS_IS, e));
     char *path = files_join(cfg->base_model, "tokenizer.json");
-    int   bad  = files_exists(path) ? tokenizer_open(&w->tokenizer, path, e) : 0;
+    int bad = files_exists(path) ? tokenizer_open(&w->tokenizer, path, e) : 0;
     mem_free(path);
     return bad ? -1 : read_stops(w, e);
 }
@@ -245,12 +267,18 @@ static void close_writer(Writer *w) {
 
 int verb_generate(const Config *cfg, json_t *result, Err *e) {
     Writer w;
-    Buf    lines = {0};
-    if (!cfg->prompt == !cfg->prompts) return err_set(e, "generate needs --prompt TEXT or --prompts FILE.jsonl%s", cfg->prompt ? ", not both" : "");
-    if (cfg->output && files_exists(cfg->output) && !cfg->overwrite) return err_set(e, "output %s exists; choose another or give --overwrite", cfg->output);
+    Buf lines = {0};
+    if (!cfg->prompt == !cfg->prompts)
+        return err_set(e, "generate needs --prompt TEXT or --prompts FILE.jsonl%s",
+                       cfg->prompt ? ", not both" : "");
+    if (cfg->output && files_exists(cfg->output) && !cfg->overwrite)
+        return err_set(e, "output %s exists; choose another or give --overwrite", cfg->output);
     int bad = open_writer(&w, cfg, e);
-    if (!bad) bad = cfg->prompt ? answer_prompt(&w, result, &lines, e) : answer_file(&w, &lines, result, e);
-    if (!bad && cfg->output) bad = files_write_whole(cfg->output, lines.p ? lines.p : "", lines.n, e);
+    if (!bad)
+        bad =
+            cfg->prompt ? answer_prompt(&w, result, &lines, e) : answer_file(&w, &lines, result, e);
+    if (!bad && cfg->output)
+        bad = files_write_whole(cfg->output, lines.p ? lines.p : "", lines.n, e);
     if (!bad && !cfg->output && cfg->prompts) fwrite(lines.p, 1, lines.n, stdout);
     buf_free(&lines);
     close_writer(&w);

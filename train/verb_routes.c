@@ -15,13 +15,14 @@
 typedef struct Record {
     RouteLoad load;
     int32_t **experts; /* per layer (tokens, k) */
-    float   **weights;
-    int64_t   at, tokens; /* the row in work starts at token at */
-    int       k;
-    bool      finite;
+    float **weights;
+    int64_t at, tokens; /* the row in work starts at token at */
+    int k;
+    bool finite;
 } Record;
 
-static void record(void *ctx, int layer, const Tensor *logits, const Tensor *choice, const Tensor *weight) {
+static void record(void *ctx, int layer, const Tensor *logits, const Tensor *choice,
+                   const Tensor *weight) {
     Record *r = ctx;
     memcpy(r->experts[layer] + r->at * r->k, choice->data, (size_t)tensor_bytes(choice));
     memcpy(r->weights[layer] + r->at * r->k, weight->data, (size_t)tensor_bytes(weight));
@@ -31,7 +32,7 @@ static void record(void *ctx, int layer, const Tensor *logits, const Tensor *cho
 
 static void record_open(Record *r, const Model *m, const Rows *rows) {
     int L = m->dims.n_layers;
-    *r    = (Record){.load = route_load_new(m), .k = m->dims.n_used, .finite = true};
+    *r = (Record){.load = route_load_new(m), .k = m->dims.n_used, .finite = true};
     for (int64_t i = 0; i < rows->set.n; i++) r->tokens += rows->set.samples[i].n;
     r->experts = mem_alloc(sizeof *r->experts * (size_t)L);
     r->weights = mem_alloc(sizeof *r->weights * (size_t)L);
@@ -51,13 +52,13 @@ static void record_close(Record *r) {
 static int run_rows(Record *r, Session *s, const Rows *rows, Err *e) {
     Progress p;
     progress_begin(&p, "routing", "rows", 0, rows->set.n);
-    s->model->on_route     = record;
+    s->model->on_route = record;
     s->model->on_route_ctx = r;
     s->tape.paused++;
     for (int64_t i = 0; i < rows->set.n; i++) {
-        const Sample *row  = &rows->set.samples[i];
-        size_t        mark = arena_mark(&s->step);
-        Batch         b    = batch_of(&s->step, &row, 1);
+        const Sample *row = &rows->set.samples[i];
+        size_t mark = arena_mark(&s->step);
+        Batch b = batch_of(&s->step, &row, 1);
         model_hidden(s->model, &s->tape, &b, NULL);
         arena_release(&s->step, mark);
         r->at += row->n;
@@ -69,7 +70,7 @@ static int run_rows(Record *r, Session *s, const Rows *rows, Err *e) {
 }
 
 static int write_layer(HdfFile *f, const Record *r, int l, Err *e) {
-    char    name[64];
+    char name[64];
     int64_t dim[2] = {r->tokens, r->k}, E = r->load.n_experts;
     snprintf(name, sizeof name, "/layer.%d/experts", l);
     TRY(h5_write(f, name, HDF_I32, 2, dim, r->experts[l], e));
@@ -95,24 +96,30 @@ static int write_file(const char *path, const Record *r, Err *e) {
 static void print_load(const RouteLoad *r, int l) {
     static const char *const bars[] = {"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
     int64_t most = 1;
-    for (int i = 0; i < r->n_experts; i++) most = r->count[l * r->n_experts + i] > most ? r->count[l * r->n_experts + i] : most;
+    for (int i = 0; i < r->n_experts; i++)
+        most = r->count[l * r->n_experts + i] > most ? r->count[l * r->n_experts + i] : most;
     printf("layer %2d  ", l);
     for (int i = 0; i < r->n_experts; i++) {
         int64_t n = r->count[l * r->n_experts + i];
         printf("%s", n ? bars[n * 7 / most] : "·");
     }
-    printf("  entropy %.3f  busiest %.2fx  idle %d\n", route_load_entropy(r, l), route_load_peak(r, l), route_load_idle(r, l));
+    printf("  entropy %.3f  busiest %.2fx  idle %d\n", route_load_entropy(r, l),
+           route_load_peak(r, l), route_load_idle(r, l));
 }
 
 static json_t *layer_json(const RouteLoad *r, int l) {
     json_t *load = json_array();
-    for (int i = 0; i < r->n_experts; i++) json_array_append_new(load, json_integer(r->count[l * r->n_experts + i]));
-    return json_pack("{s:i, s:o, s:f, s:f, s:i}", "layer", l, "load", load, "entropy", route_load_entropy(r, l), "peak", route_load_peak(r, l), "idle", route_load_idle(r, l));
+    for (int i = 0; i < r->n_experts; i++)
+        json_array_append_new(load, json_integer(r->count[l * r->n_experts + i]));
+    return json_pack("{s:i, s:o, s:f, s:f, s:i}", "layer", l, "load", load, "entropy",
+                     route_load_entropy(r, l), "peak", route_load_peak(r, l), "idle",
+                     route_load_idle(r, l));
 }
 
 static int run(const Config *cfg, Session *s, const Rows *rows, json_t *result, Err *e) {
     Record r;
-    if (!s->model->dims.n_experts) return err_set(e, "%s has no experts, so there is nothing to route", cfg->base_model);
+    if (!s->model->dims.n_experts)
+        return err_set(e, "%s has no experts, so there is nothing to route", cfg->base_model);
     record_open(&r, s->model, rows);
     int bad = run_rows(&r, s, rows, e) || write_file(cfg->output, &r, e);
     if (!bad) {
@@ -131,8 +138,9 @@ static int run(const Config *cfg, Session *s, const Rows *rows, json_t *result, 
 
 int verb_routes(const Config *cfg, json_t *result, Err *e) {
     Session s;
-    Rows    rows;
-    if (files_exists(cfg->output) && !cfg->overwrite) return err_set(e, "output %s exists; choose another or give --overwrite", cfg->output);
+    Rows rows;
+    if (files_exists(cfg->output) && !cfg->overwrite)
+        return err_set(e, "output %s exists; choose another or give --overwrite", cfg->output);
     TRY(rows_open(&rows, cfg, &cfg->datasets, ROWS_TO_MEASURE, e));
     int bad = session_open(&s, cfg, USE_AS_IS, e);
     if (!bad) {

@@ -8,27 +8,30 @@
 /* Held-out rows: test_datasets, or val_set_size of the training rows. */
 static int split_rows(const Config *cfg, Rows *rows, Rows *test, TrainData *d, Err *e) {
     Dataset *all = &rows->set;
-    *d           = (TrainData){all->samples, NULL, all->n, 0};
+    *d = (TrainData){all->samples, NULL, all->n, 0};
     if (cfg->test_datasets.n) {
         TRY(rows_open(test, cfg, &cfg->test_datasets, ROWS_TO_LEARN, e));
         d->held_out = test->set.samples, d->n_held_out = test->set.n;
     } else if (cfg->val_set_size > 0) {
-        d->n_rows     = all->n - dataset_split(all, cfg->val_set_size, (uint64_t)cfg->seed);
-        d->held_out   = all->samples + d->n_rows;
+        d->n_rows = all->n - dataset_split(all, cfg->val_set_size, (uint64_t)cfg->seed);
+        d->held_out = all->samples + d->n_rows;
         d->n_held_out = all->n - d->n_rows;
-        if (!d->n_rows) return err_set(e, "val_set_size %g leaves none of %ld rows to train on", cfg->val_set_size, (long)all->n);
+        if (!d->n_rows)
+            return err_set(e, "val_set_size %g leaves none of %ld rows to train on",
+                           cfg->val_set_size, (long)all->n);
     }
     return 0;
 }
 
 static int train_rows(const Config *cfg, Rows *rows, json_t *result, Err *e) {
-    Session   s;
-    Rows      test = {0};
+    Session s;
+    Rows test = {0};
     TrainData d;
-    int       status = split_rows(cfg, rows, &test, &d, e);
+    int status = split_rows(cfg, rows, &test, &d, e);
     if (!status) status = session_open(&s, cfg, USE_TO_TRAIN, e);
     if (!status) {
-        if (s.model->notes.n) progress_say(NULL, "%.*s", (int)s.model->notes.n - 1, s.model->notes.p);
+        if (s.model->notes.n)
+            progress_say(NULL, "%.*s", (int)s.model->notes.n - 1, s.model->notes.p);
         status = trainer_run(cfg, &s, &d, result, e);
         session_close(&s);
     }

@@ -9,10 +9,10 @@
 typedef int (*VerbFn)(const Config *cfg, json_t *result, Err *e);
 typedef struct Verb {
     const char *name, *needs, *summary; /* needs: keys, separated by spaces */
-    VerbFn      run;
+    VerbFn run;
 } Verb;
 extern const Verb verbs[];
-extern const int  n_verbs;
+extern const int n_verbs;
 
 #define VERB(name, needs, summary) int verb_##name(const Config *cfg, json_t *result, Err *e);
 #include "verbs.def"

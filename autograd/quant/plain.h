@@ -16,7 +16,7 @@ static inline uint32_t f32_to_bits(float f) {
     return u;
 }
 
-static inline float    bf16_to_f32(uint16_t h) { return bits_to_f32((uint32_t)h << 16); }
+static inline float bf16_to_f32(uint16_t h) { return bits_to_f32((uint32_t)h << 16); }
 static inline uint16_t f32_to_bf16(float f) {
     uint32_t u = f32_to_bits(f);
     if ((u & 0x7fffffff) > 0x7f800000) return (uint16_t)((u >> 16) | 0x40); /* quiet the NaN */
@@ -35,10 +35,10 @@ static inline uint16_t f32_to_f16(float f) {
     uint32_t u = f32_to_bits(f), sign = (u >> 16) & 0x8000, a = u & 0x7fffffff;
     if (a > 0x7f800000) return (uint16_t)(sign | 0x7e00);
     if (a >= 0x477ff000) return (uint16_t)(sign | 0x7c00); /* 65520 and above: infinity */
-    if (a < 0x38800000) {                                  /* below 2^-14: subnormal, a multiple of 2^-24 */
-        float    scaled = bits_to_f32(a) * 16777216.0f;    /* exact: a power of two */
-        uint32_t n      = (uint32_t)scaled;
-        float    rest   = scaled - (float)n;
+    if (a < 0x38800000) { /* below 2^-14: subnormal, a multiple of 2^-24 */
+        float scaled = bits_to_f32(a) * 16777216.0f; /* exact: a power of two */
+        uint32_t n = (uint32_t)scaled;
+        float rest = scaled - (float)n;
         n += rest > 0.5f || (rest == 0.5f && (n & 1));
         return (uint16_t)(sign | n);
     }

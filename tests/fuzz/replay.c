@@ -12,7 +12,7 @@ static int replay_file(const char *path) {
     FILE *f = fopen(path, "rb");
     if (!f) return 0;
     static uint8_t whole[1 << 20];
-    size_t         n = fread(whole, 1, sizeof whole, f);
+    size_t n = fread(whole, 1, sizeof whole, f);
     fclose(f);
     LLVMFuzzerTestOneInput(whole, n);
     uint8_t *copy = malloc(n + 1);
