@@ -376,6 +376,10 @@ int yaml_read_text(Yaml *out, const char *text, size_t n, const char *name, Err 
     }
     mem_free(b.anchors);
     yaml_parser_delete(&b.parser);
+    if (rc != 0) { /* what follows a whole node may be bad */
+        json_decref(out->root);
+        out->root = NULL;
+    }
     return rc;
 }
 
