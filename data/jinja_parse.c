@@ -228,13 +228,15 @@ static Node *parse_piece(Parser *p, const char *const *ends) {
 
 static Node *parse_body(Parser *p, const char *const *ends) {
     Node *body = node_new(p, NODE_BLOCK);
+    if (*ends) body->line = p->t[-1].line; /* of the tag that opens it */
     parser_deeper(p);
     for (;;) {
         if (p->t->kind == TOKEN_END) {
             if (!*ends) break;
+            while (ends[1]) ends++; /* the last of them is the end tag */
             run_fail(p->r,
                      "the template ends where {%% %s %%} is missing; its block opens in line %d",
-                     ends[0], body->line);
+                     *ends, body->line);
         }
         Node *n = parse_piece(p, ends);
         if (!n) break;
