@@ -101,7 +101,7 @@ int plan_full(Plan *plan, const Model *m, const char *const *patterns, int n, Er
             char tail[256];
             snprintf(tail, sizeof tail, "*.%s", patterns[k]);
             bool match = all || !fnmatch(patterns[k], s->name, 0) || !fnmatch(tail, s->name, 0);
-            if (!match || s->row->buffer) continue;
+            if (!match || s->row->flags & ROW_BUFFER) continue;
             plan->learn[i].full = hit = true;
         }
         if (!hit)

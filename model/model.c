@@ -89,8 +89,8 @@ static void add_sites(Model *m, const TensorRow *rows, int layer, void *fields) 
         *s = (Site){r,
                     layer,
                     name.p,
-                    r->linear ? &((Linear *)at)->w : (Tensor **)at,
-                    r->linear ? (Linear *)at : NULL,
+                    r->flags & ROW_LINEAR ? &((Linear *)at)->w : (Tensor **)at,
+                    r->flags & ROW_LINEAR ? (Linear *)at : NULL,
                     NULL};
         if (s->linear) s->linear->site = m->n_sites - 1;
     }
@@ -175,7 +175,7 @@ static int bind_site(Model *m, Site *s, Err *e) {
     int n = site_dims(m, s, dim);
     s->base = tensor_over(&m->keep, v->dtype, n, dim, v->data);
     *s->slot = s->base;
-    if (!s->row->mapped) {
+    if (!(s->row->flags & ROW_MAPPED)) {
         *s->slot = tensor_new(&m->keep, DT_f32, n, dim);
         dtype_info[v->dtype].to_f32(v->data, (*s->slot)->data, tensor_numel(s->base));
     }

@@ -83,15 +83,18 @@ typedef enum When { HAS_ALWAYS, HAS_OWN_KV, HAS_OWN_V, HAS_EXPERTS, HAS_PLE, HAS
 
 /* One row per tensor of the family: names to fields, read by loading, init, adapters and export
  * alike. */
+enum {
+    ROW_LINEAR = 1, /* the field is a Linear and may carry an adapter */
+    ROW_MAPPED = 2, /* big: used as stored; others are opened to float32 when loading */
+    ROW_BUFFER = 4, /* not what torch calls a parameter: never trained */
+};
 typedef struct TensorRow {
     const char *hf; /* Hugging Face's name, after "layers.N." or the model's prefix */
     size_t at;      /* offset of the field in Layer or Model */
     Kind kind;
     When when;
+    unsigned flags; /* ROW_ bits */
     DimSym dim[3];
-    bool linear; /* the field is a Linear and may carry an adapter */
-    bool mapped; /* big: used as stored; others are opened to float32 when loading */
-    bool buffer; /* not what torch calls a parameter: never trained */
 } TensorRow;
 
 /* One tensor of a bound model. */
