@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <utf8proc.h>
 #include "json.h"
 
 static int opened(Jsonl *j, const char *name, Err *e) {
@@ -33,10 +34,27 @@ static bool is_blank(const char *text, size_t n) {
     return true;
 }
 
+/* Where the text stops being UTF-8; n: it is all of it. */
+static size_t first_not_utf8(const char *text, size_t n) {
+    size_t at = 0;
+    while (at < n) {
+        utf8proc_int32_t c;
+        utf8proc_ssize_t k =
+            utf8proc_iterate((const utf8proc_uint8_t *)text + at, (utf8proc_ssize_t)(n - at), &c);
+        if (k < 1) break;
+        at += (size_t)k;
+    }
+    return at;
+}
+
 static int parse_line(const Jsonl *j, const char *text, size_t n, json_t **row, Err *e) {
     char where[400];
     snprintf(where, sizeof where, "%.300s:%lld", j->path, (long long)j->line);
-    TRY(json_read_text(row, text, n, where, e));
+    if (json_read_text(row, text, n, where, e) != 0) {
+        size_t bad = first_not_utf8(text, n);
+        return bad == n ? -1
+                        : err_set(e, "%s: byte %zu of the line is not UTF-8 text", where, bad + 1);
+    }
     if (json_is_object(*row)) return 0;
     err_set(e, "%s: the line is %s, expected an object in braces", where, json_kind(*row));
     json_decref(*row);

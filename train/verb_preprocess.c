@@ -45,6 +45,20 @@ static int write_sample(Preprocess *p, const DatasetRow *row, Err *e) {
     return 0;
 }
 
+/* Rows of ids are read without a tokenizer; to people its pieces say more than numbers. */
+static int open_pieces(DatasetContext *ctx, const char *model_dir, Err *e) {
+    if (ctx->tokenizer || !model_dir) return 0;
+    char *path = files_join(model_dir, "tokenizer.json");
+    int rc = files_exists(path) ? tokenizer_open(&ctx->tokenizer, path, e) : 0;
+    mem_free(path);
+    return rc;
+}
+
+static void show_legend(const Preprocess *p) {
+    printf("Tokens that are learned are %s; · is a space, ↵ a line end, ⇥ a tab.\n\n",
+           p->colour ? "\033[1;32mgreen\033[0m, the others dim" : "in [brackets]");
+}
+
 static void show_sample(Preprocess *p, const DatasetRow *row) {
     p->line.n = 0;
     sample_view(row, p->ctx->tokenizer, p->colour, &p->line);
@@ -145,6 +159,10 @@ int verb_preprocess(const Config *cfg, json_t *result, Err *e) {
     Preprocess p = {.cfg = cfg, .ctx = &ctx, .colour = wants_colour()};
     int rc = rows_context(&ctx, cfg, &cfg->datasets, e);
     ctx.want_parts = cfg->debug;
+    if (rc == 0 && cfg->debug) {
+        show_legend(&p);
+        rc = open_pieces(&ctx, cfg->base_model, e);
+    }
     if (rc == 0) rc = read_rows(&p, &ctx, result, e);
     if (p.out.path) files_abort(&p.out);
     dataset_close(&ctx);
