@@ -293,7 +293,7 @@ void config_write_yaml(const Config *cfg, Buf *out) {
         bool nests = dot && !config_key_find(outer); /* else a value of its own stands there */
         if (nests && strcmp(open, outer) != 0) buf_printf(out, "%s:\n", outer);
         memcpy(open, nests ? outer : "", nests ? sizeof open : 1);
-        buf_printf(out, nests ? "  %s: " : "%s: ", nests ? dot + 1 : key->name);
+        buf_printf(out, nests ? "  %s:" : "%s:", nests ? dot + 1 : key->name);
         config_value_write(cfg, key, out);
         buf_add_text(out, "\n");
     }

@@ -335,6 +335,8 @@ bool config_value_is_set(const Config *cfg, const KeyInfo *key) {
 }
 
 void config_value_write(const Config *cfg, const KeyInfo *key, Buf *out) {
+    bool below = key->kind == KIND_DATASETS && config_value_is_set(cfg, key); /* a line each */
+    if (!below) buf_add_text(out, " ");
     kinds[key->kind].write(config_field_const(cfg, key), out);
 }
 

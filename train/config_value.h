@@ -34,5 +34,6 @@ int loader_set_entry(Loader *l, const KeyInfo *key, int i, const char *name, con
 json_t *config_value_from_text(const KeyInfo *key, const char *text); /* as written after a flag */
 void config_value_clear(Config *cfg, const KeyInfo *key);
 bool config_value_is_set(const Config *cfg, const KeyInfo *key); /* not 0, false, NULL, empty */
-void config_value_write(const Config *cfg, const KeyInfo *key, Buf *out); /* as YAML; no newline */
+/* What stands behind "key:" in YAML. */
+void config_value_write(const Config *cfg, const KeyInfo *key, Buf *out);
 #endif
