@@ -3,11 +3,17 @@
  * Some tokenizers (Gemma's) hand over whole texts uncut, so merging has to be O(n log n): the pairs
  * that could merge wait in a heap, ordered by rank and then by place, and the symbols are a linked
  * list in an array. A pair that has changed since it was put in the heap is recognised by what it
- * would become, and skipped. */
+ * would become, and skipped.
+ *
+ * A merge joins a piece that ends in one character to one that begins with another. Where no merge
+ * at all joins two neighbours, the text left of them and right of them never meet, so it is merged
+ * in such stretches: small heaps stay in the cache. */
 #include <stdio.h>
 #include <string.h>
 #include "tokenizer_bpe.h"
 #include "tokenizer_utf8.h"
+
+enum { JUNCTION_BITS = 1 << 21 };
 
 static uint32_t pair_slot(const Bpe *b, int32_t left, int32_t right) {
     uint64_t key = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
@@ -25,6 +31,7 @@ static Merge *merge_at(const Bpe *b, int32_t left, int32_t right) {
 static void grow_merges(Bpe *b) {
     Merge *old = b->merge;
     uint32_t slots = b->slots;
+    if (!slots) b->junction = mem_alloc(JUNCTION_BITS / 8);
     b->slots = slots ? slots * 2 : 1024;
     b->merge = mem_alloc(b->slots * sizeof *b->merge);
     for (uint32_t i = 0; i < b->slots; i++) b->merge[i].left = -1;
@@ -33,11 +40,35 @@ static void grow_merges(Bpe *b) {
     mem_free(old);
 }
 
+/* The bit for text that ends in the character before and goes on with the one at p. */
+static uint32_t junction_of(const char *before, const char *p) {
+    uint64_t pair = 0;
+    memcpy(&pair, before, (size_t)utf8_length(*before));
+    memcpy((char *)&pair + 4, p, (size_t)utf8_length(*p));
+    pair = (pair ^ (pair >> 29)) * 0x9e3779b97f4a7c15ull;
+    return (uint32_t)(pair >> 32) & (JUNCTION_BITS - 1);
+}
+
+static bool may_join(const Bpe *b, const char *before, const char *p) {
+    uint32_t bit = junction_of(before, p);
+    return b->junction[bit / 64] >> (bit % 64) & 1;
+}
+
+static void note_junction(Bpe *b, int32_t left, int32_t right) {
+    size_t n, right_n;
+    const char *text = vocab_piece(&b->vocab, left, &n);
+    const char *p = vocab_piece(&b->vocab, right, &right_n);
+    if (!n || !right_n) return; /* text has no empty symbols */
+    uint32_t bit = junction_of(utf8_before(text + n), p);
+    b->junction[bit / 64] |= 1ull << (bit % 64);
+}
+
 void bpe_add_merge(Bpe *b, int32_t left, int32_t right, int32_t both, uint32_t rank) {
     if (2 * b->merges >= b->slots) grow_merges(b);
     Merge *m = merge_at(b, left, right);
     b->merges += m->left < 0;
     *m = (Merge){left, right, both, rank};
+    note_junction(b, left, right);
 }
 
 void bpe_finish(Bpe *b) {
@@ -52,6 +83,7 @@ void bpe_finish(Bpe *b) {
 void bpe_free(Bpe *b) {
     vocab_free(&b->vocab);
     mem_free(b->merge);
+    mem_free(b->junction);
     buf_free(&b->prefix);
     buf_free(&b->suffix);
     *b = (Bpe){0};
@@ -112,11 +144,12 @@ static bool wait_for(const Bpe *b, BpeRoom *r, uint32_t place) {
     return true;
 }
 
-static void merge_all(const Bpe *b, BpeRoom *r) {
-    if (r->n == 0) return;
-    r->symbol[r->n - 1].next = BPE_NONE;
+/* Merges the symbols from start on, which are the rest of the room, and closes the gaps. */
+static void merge_from(const Bpe *b, BpeRoom *r, size_t start) {
+    if (start == r->n) return;
+    r->symbol[start].prev = r->symbol[r->n - 1].next = BPE_NONE;
     r->waiting = 0;
-    for (uint32_t i = 0; i + 1 < r->n; i++) wait_for(b, r, i);
+    for (size_t i = start; i + 1 < r->n; i++) wait_for(b, r, (uint32_t)i);
     for (size_t i = r->waiting / 2; i-- > 0;) sink(r, i);
     while (r->waiting > 0) {
         Waiting top = r->heap[0];
@@ -136,8 +169,9 @@ static void merge_all(const Bpe *b, BpeRoom *r) {
         if (left->prev != BPE_NONE && wait_for(b, r, left->prev)) rise(r);
         if (wait_for(b, r, place)) rise(r);
     }
-    size_t kept = 0;
-    for (uint32_t i = 0; i != BPE_NONE; i = r->symbol[i].next) r->symbol[kept++] = r->symbol[i];
+    size_t kept = start;
+    for (uint32_t i = (uint32_t)start; i != BPE_NONE; i = r->symbol[i].next)
+        r->symbol[kept++] = r->symbol[i];
     r->n = kept;
 }
 
@@ -161,24 +195,33 @@ static bool add_bytes(const Bpe *b, const char *text, size_t from, size_t to, Bp
     return true;
 }
 
-/* The characters of the text as symbols. A run of unknown ones waits (unknown_to > 0), because it
- * may be fused; like the reference it does not end at characters that fall back to bytes. */
-static void split_chars(const Bpe *b, const char *text, size_t n, BpeRoom *r) {
-    size_t unknown_from = 0, unknown_to = 0;
+/* The characters of the text as symbols, merged in stretches. A run of unknown ones waits
+ * (unknown_to > 0), because it may be fused; like the reference it does not end at characters that
+ * fall back to bytes. */
+static void merge_text(const Bpe *b, const char *text, size_t n, BpeRoom *r) {
+    size_t unknown_from = 0, unknown_to = 0, start = 0;
+    const char *before = NULL; /* the last character, if it is a piece and one symbol */
+    bool whole = b->prefix.n || b->suffix.n; /* then symbols are more than their characters */
     for (size_t i = 0, end; i < n; i = end) {
         end = i + (size_t)utf8_length(text[i]);
         int32_t id = find_char(b, text + i, end - i, i == 0, end == n);
         if (id >= 0) {
             if (unknown_to) add_symbol(r, b->unknown, unknown_from, unknown_to);
             unknown_to = 0;
+            if (before && !whole && !may_join(b, before, text + i)) {
+                merge_from(b, r, start);
+                start = r->n;
+            }
             add_symbol(r, id, i, end);
         } else if (!(b->byte_fallback && add_bytes(b, text, i, end, r)) && b->unknown >= 0) {
             if (unknown_to && !b->fuse_unknown) add_symbol(r, b->unknown, unknown_from, unknown_to);
             if (!unknown_to || !b->fuse_unknown) unknown_from = i;
             unknown_to = end;
         }
+        before = id >= 0 ? text + i : NULL;
     }
     if (unknown_to) add_symbol(r, b->unknown, unknown_from, unknown_to);
+    merge_from(b, r, start);
 }
 
 void bpe_encode(const Bpe *b, const char *text, size_t n, BpeRoom *r) {
@@ -190,6 +233,5 @@ void bpe_encode(const Bpe *b, const char *text, size_t n, BpeRoom *r) {
             return;
         }
     }
-    split_chars(b, text, n, r);
-    merge_all(b, r);
+    merge_text(b, text, n, r);
 }

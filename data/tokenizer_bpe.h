@@ -14,6 +14,7 @@ typedef struct Bpe {
     Merge *merge; /* open addressing by (left, right) */
     uint32_t slots;
     uint32_t merges;      /* pairs in the table */
+    uint64_t *junction;   /* bits: pairs of characters at which some merge joins (by hash) */
     int32_t byte_id[256]; /* of "<0x00>" ... "<0xFF>"; -1: none. Filled by bpe_finish. */
     int32_t unknown;      /* -1: characters without a piece are dropped */
     bool byte_fallback, fuse_unknown, ignore_merges;

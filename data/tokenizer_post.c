@@ -43,7 +43,7 @@ static int template_ids(const Reading *r, const json_t *part, const json_t *spec
     TRY(json_require(entry, "ids", r->where, e));
     TRY(json_get_array(entry, "ids", &ids, r->where, e));
     json_array_foreach(ids, i, each) {
-        int64_t id;
+        int64_t id = 0;
         TRY(check_id(r, each, &id, e));
         ids_add(to, id, false);
     }
@@ -78,7 +78,7 @@ static int read_byte_level(const Reading *r, const json_t *part, Err *e) {
 
 /* "cls": [text, id] goes in front, "sep": [text, id] behind. */
 static int read_cls_sep(const Reading *r, const json_t *part, Err *e) {
-    int64_t cls, sep;
+    int64_t cls = 0, sep = 0;
     TRY(check_id(r, json_array_get(json_object_get(part, "cls"), 1), &cls, e));
     TRY(check_id(r, json_array_get(json_object_get(part, "sep"), 1), &sep, e));
     ids_add(&r->out->before, cls, true);

@@ -158,7 +158,7 @@ static int read_digits(Steps *s, const json_t *part, const char *where, Err *e) 
 }
 
 static int read_punctuation(Steps *s, const json_t *part, const char *where, Err *e) {
-    Behaviour behaviour;
+    Behaviour behaviour = ISOLATED;
     TRY(read_behaviour(part, &behaviour, where, e));
     return add_split(s, "[\\p{P}$+<=>^`|~]", behaviour, where, e);
 }
