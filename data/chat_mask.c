@@ -92,7 +92,7 @@ static size_t header_end(const Buf *whole, size_t low, size_t at, const char *pr
     return partial;
 }
 
-/* Fills f->span. False where the message changes what was said before it. */
+/* Fills f->span. False where the message does not show, or changes what was said before it. */
 static bool front_span(const Mask *m, size_t at, Front *f) {
     Agreement same = agreement_of(&f->full, &f->a, &f->b);
     size_t start = 0, end = 0;
@@ -104,6 +104,7 @@ static bool front_span(const Mask *m, size_t at, Front *f) {
         end = header_end(&f->full, 0, same.head, m->prompt.p, m->prompt.n);
         if (end != SIZE_MAX) same.head = end;
     }
+    if (common_head(&f->a, &f->b) == f->a.n && f->a.n == f->b.n) return false; /* left out */
     size_t text_end = f->full.n - same.tail;
     f->span = (ChatSpan){same.head, text_end, text_end, (int)at};
     bool found = find_special(&m->v, &f->full, text_end, f->full.n, &start, &end) ||

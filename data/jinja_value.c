@@ -121,7 +121,7 @@ void value_fail_undefined(Run *r, Value v) {
 List *list_new(Run *r, size_t room) {
     List *l = run_take(r, sizeof *l);
     l->cap = room;
-    l->at = room ? run_take(r, room * sizeof *l->at) : NULL;
+    l->at = run_take(r, room * sizeof *l->at);
     return l;
 }
 
