@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
+#include "progress.h"
 
 enum { TAPE_NODES = 1 << 16 };
 
@@ -178,6 +179,8 @@ static int plan_session(Session *s, const Config *cfg, SessionUse use, Err *e) {
 
 static int open_parts(Session *s, const Config *cfg, SessionUse use, Err *e) {
     TRY(model_open(&s->model, cfg->base_model, e));
+    const Buf *notes = &s->model->notes;
+    if (notes->n) progress_say(NULL, "%.*s", (int)notes->n - 1, notes->p);
     TRY(plan_session(s, cfg, use, e));
     TRY(params_open(&s->params, s->model, &s->plan, (uint64_t)cfg->seed, e));
     if (cfg->lora_model_dir) TRY(adapter_read(&s->params, &s->plan, &s->adapter, s->model, e));

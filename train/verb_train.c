@@ -1,6 +1,5 @@
 /* verb_train.c - datasets and model made ready, then the training loop. */
 #include <math.h>
-#include "progress.h"
 #include "rows.h"
 #include "trainer.h"
 #include "verbs.h"
@@ -30,8 +29,6 @@ static int train_rows(const Config *cfg, Rows *rows, json_t *result, Err *e) {
     int status = split_rows(cfg, rows, &test, &d, e);
     if (!status) status = session_open(&s, cfg, USE_TO_TRAIN, e);
     if (!status) {
-        if (s.model->notes.n)
-            progress_say(NULL, "%.*s", (int)s.model->notes.n - 1, s.model->notes.p);
         status = trainer_run(cfg, &s, &d, result, e);
         session_close(&s);
     }
