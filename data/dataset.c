@@ -1,3 +1,5 @@
+/* dataset.c - what a model gives to its rows, reading them, keeping them, ordering them. See
+ * dataset.h; what a row means is in the rooms. */
 #include "dataset.h"
 #include <math.h>
 #include <stdio.h>

@@ -1,3 +1,4 @@
+/* dataset_room.c - the table of types, and what rooms share. See dataset_room.h. */
 #include "dataset_room.h"
 #include <stdio.h>
 #include <string.h>

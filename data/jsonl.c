@@ -1,3 +1,4 @@
+/* jsonl.c - see jsonl.h. */
 #include "jsonl.h"
 #include <errno.h>
 #include <stdlib.h>

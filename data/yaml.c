@@ -1,3 +1,5 @@
+/* yaml.c - see yaml.h. libyaml gives events; the tree is built from them by recursion that
+ * YAML_DEPTH_MAX bounds. */
 #include "yaml.h"
 #include <errno.h>
 #include <math.h>

@@ -308,8 +308,9 @@ static void test_not_yet(void **state) {
                    "not available");
     assert_refused(NULL, "--device cuda", "device: cuda", "not available");
     assert_refused(NULL, "--use_dora --lora_target_parameters=", "use_dora", "not available");
-    assert_refused(NULL, "--router.train bias", "router.train: bias", "not available");
-    assert_refused(NULL, "--router.aux_loss_coef 0.1", "router.aux_loss_coef", "not available");
+    assert_refused(NULL, "--router.train bias", "router.train: [bias]", "not available");
+    assert_refused(NULL, "--router.aux_loss_coef 0.1", "router.aux_loss_coef: 0.1",
+                   "not available");
     assert_refused(NULL, "--router.balance sequence", "router.balance", "not available");
     assert_refused(NULL, "--experts.select hot", "experts.select", "not available");
     assert_refused(NULL, "--optimizer adamw_8bit", "optimizer", "not available");

@@ -1,3 +1,4 @@
+/* args.c - see args.h. */
 #include "args.h"
 #include <string.h>
 #include <strings.h>

@@ -1,3 +1,5 @@
+/* config.c - the sources of a Config one after the other, then what they amount to. See config.h.
+ */
 #include "config.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -169,38 +171,39 @@ static int load_flags(Loader *l, const Flag *flags, int n) {
 
 /* ---- the whole ---- */
 
-/* The first word of the field that the only column does not have, NULL where all are there. */
-static const char *not_yet(const Config *cfg, const KeyInfo *key) {
+static bool is_available(const Config *cfg, const KeyInfo *key) {
     const void *field = config_field_const(cfg, key);
     const char *only = key->only;
-    if (!*only) return NULL;
-    if (key->kind == KIND_BOOL) return *(const bool *)field ? "true" : NULL;
-    if (key->kind == KIND_REAL)
-        return *(const double *)field != strtod(only, NULL) ? "a value but 0" : NULL;
+    if (!*only) return true;
+    if (key->kind == KIND_BOOL) return !*(const bool *)field;
+    if (key->kind == KIND_REAL) return *(const double *)field == strtod(only, NULL);
     if (key->kind == KIND_LIST) {
         const TextList *list = field;
         for (int i = 0; i < list->n; i++) {
-            if (!config_word_in(only, list->p[i])) return list->p[i];
+            if (!config_word_in(only, list->p[i])) return false;
         }
-        return NULL;
+        return true;
     }
     const char *text = *(char *const *)field;
-    return text && !config_word_in(only, text) ? text : NULL;
+    return !text || config_word_in(only, text);
 }
 
 static int check_available(Loader *l, const char *path) {
     for (int k = 0; k < CONFIG_KEYS; k++) {
         const KeyInfo *key = &config_keys[k];
-        const char *word = not_yet(l->cfg, key);
-        if (!word) continue;
+        if (is_available(l->cfg, key)) continue;
         char where[300] = "command line";
         if (l->line[k]) snprintf(where, sizeof where, "%.250s:%d", path, l->line[k]);
         if (strcmp(key->only, "-") == 0) {
             return err_set(l->e, "%s: %s is not available in this version; leave it out", where,
                            key->name);
         }
-        return err_set(l->e, "%s: %s: %.100s is not available in this version, only %s", where,
-                       key->name, word, key->only);
+        Buf value = {0};
+        config_value_write(l->cfg, key, &value);
+        err_set(l->e, "%s: %s:%.100s is not available in this version, only %s", where, key->name,
+                value.p, key->only);
+        buf_free(&value);
+        return -1;
     }
     return 0;
 }

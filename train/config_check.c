@@ -1,3 +1,4 @@
+/* config_check.c - see config_check.h. A clash is a condition and a sentence in one table. */
 #include "config_check.h"
 #include <math.h>
 #include <string.h>

@@ -1,3 +1,4 @@
+/* config_help.c - see config_help.h. */
 #include "config_help.h"
 #include <string.h>
 #include "config_table.h"

@@ -1,3 +1,4 @@
+/* config_table.c - the rows of config_keys.def as arrays. See config_table.h. */
 #include "config_table.h"
 #include <math.h>
 #include <stddef.h>

@@ -1,3 +1,4 @@
+/* config_value.c - see config_value.h. A kind of key is a row of the table below. */
 #include "config_value.h"
 #include <math.h>
 #include <stdio.h>

@@ -1,3 +1,4 @@
+/* sample_view.c - see sample_view.h. */
 #include "sample_view.h"
 #include <string.h>
 #include <utf8proc.h>
