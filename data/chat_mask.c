@@ -92,6 +92,26 @@ static size_t header_end(const Buf *whole, size_t low, size_t at, const char *pr
     return partial;
 }
 
+static bool has_calls(const Mask *m, size_t at) {
+    const json_t *calls = json_object_get(json_array_get(m->v.messages, at), "tool_calls");
+    return json_array_size(calls) > 0;
+}
+
+/* A call of a tool may end with a token of its own that no tokenizer calls special: the last one
+ * behind all that the message's texts change. */
+static bool find_call_end(const Mask *m, size_t at, const Front *f, size_t *start, size_t *end) {
+    Buf a = {0}, b = {0};
+    bool found = false;
+    if (has_calls(m, at) && trial_render(&m->v, at + 1, at, CHANGE_TEXTS, MARK_A, false, &a) &&
+        trial_render(&m->v, at + 1, at, CHANGE_TEXTS, MARK_B, false, &b)) {
+        Agreement same = agreement_of(&f->full, &a, &b);
+        found = find_last_token(&m->v, &f->full, f->full.n - same.tail, false, start, end);
+    }
+    buf_free(&a);
+    buf_free(&b);
+    return found;
+}
+
 /* Fills f->span. False where the message does not show, or changes what was said before it. */
 static bool front_span(const Mask *m, size_t at, Front *f) {
     Agreement same = agreement_of(&f->full, &f->a, &f->b);
@@ -108,7 +128,8 @@ static bool front_span(const Mask *m, size_t at, Front *f) {
     size_t text_end = f->full.n - same.tail;
     f->span = (ChatSpan){same.head, text_end, text_end, (int)at};
     bool found = find_special(&m->v, &f->full, text_end, f->full.n, &start, &end) ||
-                 find_last_special(&m->v, &f->full, same.head, &start, &end);
+                 find_last_token(&m->v, &f->full, same.head, true, &start, &end) ||
+                 find_call_end(m, at, f, &start, &end);
     if (found) {
         f->span.to = start;
         f->span.end_of_turn = end;
@@ -205,19 +226,18 @@ static size_t start_in_place(const Mask *m, const Front *f, size_t low, size_t t
 /* 1: found, 0: the template leaves the message out, -1: its place cannot be told. */
 static int find_in_place(const Mask *m, size_t at, const Front *f, ChatSpan *span) {
     const json_t *message = json_array_get(m->v.messages, at);
-    const json_t *calls = json_object_get(message, "tool_calls");
-    bool has_calls = json_is_array(calls) && json_array_size(calls) > 0;
+    bool calls = has_calls(m, at);
     bool has_texts = trial_count_texts(message) > 0;
     Place bare = place_of(m, at, CHANGE_BARE);
     Place place = has_texts ? place_of(m, at, CHANGE_TEXTS) : bare;
     size_t low, high;
     if (!place.rendered) return -1;
-    if (!place.present) return has_calls ? -1 : 0;
+    if (!place.present) return calls ? -1 : 0;
     if (place.to < place.from || !between_neighbours(m, at, &place, &low, &high)) return -1;
     size_t from = start_in_place(m, f, low, place.from, &bare);
     *span = (ChatSpan){.from = from, .message = (int)at};
     if (from == SIZE_MAX || from > place.to) return -1;
-    return close_in_place(m, f, has_calls, place.to, high, span) ? 1 : -1;
+    return close_in_place(m, f, calls, place.to, high, span) ? 1 : -1;
 }
 
 static int find_span(Mask *m, size_t at, ChatSpan *span) {

@@ -138,8 +138,8 @@ bool find_special(const Conversation *v, const Buf *text, size_t from, size_t to
     return is_single_token(v, text->p + from, to - from);
 }
 
-bool find_last_special(const Conversation *v, const Buf *text, size_t from, size_t *start,
-                       size_t *end) {
+bool find_last_token(const Conversation *v, const Buf *text, size_t from, bool special,
+                     size_t *start, size_t *end) {
     Err ignored;
     Tokens t = {0};
     size_t to = text->n;
@@ -148,7 +148,7 @@ bool find_last_special(const Conversation *v, const Buf *text, size_t from, size
     while (from < to && inside_character(text->p + from)) from++;
     bool found = to > from &&
                  tokenizer_encode(v->tok, text->p + from, to - from, false, &t, &ignored) == 0 &&
-                 t.n > 0 && tokenizer_is_special(v->tok, t.id[t.n - 1]);
+                 t.n > 0 && (!special || tokenizer_is_special(v->tok, t.id[t.n - 1]));
     if (found) {
         *start = from + t.from[t.n - 1];
         *end = from + t.to[t.n - 1];

@@ -38,7 +38,8 @@ Agreement agreement_of(const Buf *text, const Buf *a, const Buf *b);
  * there counts too. */
 bool find_special(const Conversation *v, const Buf *text, size_t from, size_t to, size_t *start,
                   size_t *end);
-/* The special token that text ends with but for white space, not starting before `from`. */
-bool find_last_special(const Conversation *v, const Buf *text, size_t from, size_t *start,
-                       size_t *end);
+/* The token that text ends with but for white space, not starting before `from`; special: only a
+ * special one. */
+bool find_last_token(const Conversation *v, const Buf *text, size_t from, bool special,
+                     size_t *start, size_t *end);
 #endif
