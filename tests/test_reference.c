@@ -2,8 +2,14 @@
  * asked about a tiny model, asked of us: logits, loss, routing, greedy text, gradients, training
  * traces, merged weights, the error of bfloat16. Walks every Gemma 4 folder of tests/golden/models/
  * and of the oracle (MOESMITH_ORACLE, else ../shared/oracle); the layout of a folder is told in
- * tests/golden/README.md. Tolerances: float32 rounding moves these models' logits by about 1e-6 and
- * the traces by 1e-6 relative; the bounds leave room for another order of sums, no more. */
+ * tests/golden/README.md.
+ *
+ * Tolerances. Rounding moves most of these models' logits by 1e-6 to 1e-5 and their traces by 1e-6
+ * relative; the plain bounds leave room for another order of sums, no more. Where the reference
+ * itself is farther than that from its own run in float64, a bound follows from that distance:
+ * traces have it in expect.json. Of models with per-layer embeddings the oracle's is 2.0e-4 in the
+ * logits (measured; two norms in a row divide by small numbers there), so two float32 runs, each so
+ * far from the truth, may lie that far from each other and a little more. */
 #include <dirent.h>
 #include <math.h>
 #include <setjmp.h>
@@ -19,11 +25,13 @@
 #include "train/rows.h"
 #include "train/trainer.h"
 
-#define LOGITS_TOLERANCE 1e-4
-#define LOSS_TOLERANCE   1e-5
-#define GRAD_TOLERANCE   1e-4 /* relative L2 */
-#define TRACE_TOLERANCE  1e-4 /* relative, of loss and gradient norm */
-#define FINAL_TOLERANCE  1e-3 /* relative L2 of the trained adapter */
+#define LOGITS_TOLERANCE     1e-4
+#define PLE_LOGITS_TOLERANCE 2.5e-4
+#define LOSS_TOLERANCE       1e-5
+#define GRAD_TOLERANCE       1e-4 /* relative L2 */
+#define TRACE_TOLERANCE      1e-4 /* relative, of loss and gradient norm */
+#define FINAL_TOLERANCE      1e-3 /* relative L2 of the trained adapter */
+#define ROUNDING_ROOM        50 /* gradients are this much more sensitive to rounding than losses */
 
 static char dir[4096]; /* of the model under test */
 static Err err;
@@ -61,6 +69,10 @@ static double relative_l2(const float *got, const float *want, int64_t n) {
         d += ((double)got[i] - want[i]) * ((double)got[i] - want[i]),
             s += (double)want[i] * want[i];
     return sqrt(d / (s > 0 ? s : 1));
+}
+
+static double logits_tolerance(const Model *m) {
+    return m->dims.ple_width ? PLE_LOGITS_TOLERANCE : LOGITS_TOLERANCE;
 }
 
 /* ---- logits, loss, routing, greedy ---- */
@@ -164,7 +176,7 @@ static void check_answers(const json_t *expect, const char *which) {
     double loss = json_real_value(json_object_get(e, "loss"));
     print_message("%-40s %-8s logits max %.1e  loss difference %.1e\n", dir, which, d.max,
                   fabs(eval.loss - loss));
-    assert_true(d.max <= LOGITS_TOLERANCE);
+    assert_true(d.max <= logits_tolerance(s.model));
     assert_true(fabs(eval.loss - loss) <= LOSS_TOLERANCE * fmax(1, loss));
     assert_int_equal(eval.tokens, json_integer_value(json_object_get(e, "tokens")));
     compare_greedy(&s, json_object_get(e, "greedy"));
@@ -244,9 +256,9 @@ static void check_grads(const char *file, int n_extra, const char *const (*extra
     Config probe;
     configure(&probe, NULL, n, (const char *const(*)[2])flags);
     OK(rows_open(&rows, &probe, &probe.datasets, ROWS_TO_MEASURE, &err));
-    char micro[16];
-    snprintf(micro, sizeof micro, "%ld", (long)((rows.set.n + 2) / 3));
-    if (rows.set.n % 3) flags[10][1] = "1", snprintf(micro, sizeof micro, "%ld", (long)rows.set.n);
+    char micro[24];
+    if (rows.set.n % 3) flags[10][1] = "1";
+    snprintf(micro, sizeof micro, "%ld", (long)(rows.set.n % 3 ? rows.set.n : rows.set.n / 3));
     flags[n][0] = "micro_batch_size", flags[n][1] = micro;
     configure(&cfg, NULL, n + 1, (const char *const(*)[2])flags);
     TrainData d = {rows.set.samples, NULL, rows.set.n, 0};
@@ -264,7 +276,7 @@ static void check_grads(const char *file, int n_extra, const char *const (*extra
 
 /* ---- training traces ---- */
 
-static void compare_metrics(const char *got_path, const char *want_path) {
+static void compare_metrics(const char *got_path, const char *want_path, double tolerance) {
     Buf got = {0}, want = {0};
     double worst = 0;
     int steps = 0;
@@ -279,7 +291,7 @@ static void compare_metrics(const char *got_path, const char *want_path) {
             double x = json_number_value(json_object_get(a, keys[k])),
                    y = json_number_value(json_object_get(b, keys[k]));
             double rel = fabs(x - y) / fmax(fabs(y), 1e-12);
-            if (!a || rel > TRACE_TOLERANCE)
+            if (!a || rel > tolerance)
                 fail_msg("%s: step %d: %s is %.9g, the reference's %.9g", dir, steps + 1, keys[k],
                          x, y);
             worst = fmax(worst, rel);
@@ -294,16 +306,19 @@ static void compare_metrics(const char *got_path, const char *want_path) {
     buf_free(&got), buf_free(&want);
 }
 
-static void check_trace(const char *name) {
+static void check_trace(const char *name, const json_t *expect) {
     Config cfg;
     Session s;
     Rows rows;
     json_t *result = json_object();
     char back[4096], *folder = mem_copy_text(at(name)), *run = mem_copy_text(out(name));
-    const char *const flags[][2] = {{"output_dir", run}};
+    const char *const flags[][2] = {{"output_dir", run}, {"overwrite", "true"}};
+    double rounding =
+        ROUNDING_ROOM *
+        json_number_value(json_object_get(json_object_get(expect, name), "loss_relative_max"));
     assert_non_null(getcwd(back, sizeof back));
     assert_int_equal(chdir(folder), 0); /* the yaml's paths are relative to its folder */
-    configure(&cfg, "train.yaml", 1, flags);
+    configure(&cfg, "train.yaml", 2, flags);
     OK(rows_open(&rows, &cfg, &cfg.datasets, ROWS_TO_LEARN, &err));
     OK(session_open(&s, &cfg, USE_TO_TRAIN, &err));
     TrainData d = {rows.set.samples, NULL, rows.set.n, 0};
@@ -316,10 +331,10 @@ static void check_trace(const char *name) {
     char got[8192], want[8192];
     snprintf(got, sizeof got, "%s/metrics.jsonl", run),
         snprintf(want, sizeof want, "%s/metrics.jsonl", folder);
-    compare_metrics(got, want);
+    compare_metrics(got, want, fmax(TRACE_TOLERANCE, rounding));
     snprintf(got, sizeof got, "%s/adapter_model.safetensors", run),
         snprintf(want, sizeof want, "%s/adapter_final/adapter_model.safetensors", folder);
-    compare_file(got, want, FINAL_TOLERANCE, name);
+    compare_file(got, want, fmax(FINAL_TOLERANCE, rounding), name);
     mem_free(folder);
     mem_free(run);
 }
@@ -352,7 +367,7 @@ static void check_merged(void) {
     OK(weights_open(&want, at("merged.safetensors"), &err));
     Distance d = compare_logits(&s, &rows, want);
     print_message("%-40s merged logits max %.1e\n", dir, d.max);
-    assert_true(d.max <= LOGITS_TOLERANCE);
+    assert_true(d.max <= logits_tolerance(s.model));
     weights_close(want);
     session_close(&s);
     rows_close(&rows);
@@ -385,7 +400,7 @@ static void check_model(void) {
     if (has("grads_full.safetensors")) check_grads("grads_full.safetensors", 1, full);
     static const char *const traces[] = {"train_lora", "train_router_full", "train_router_lora"};
     for (size_t i = 0; i < COUNT_OF(traces); i++) {
-        if (has(traces[i])) check_trace(traces[i]);
+        if (has(traces[i])) check_trace(traces[i], expect);
     }
     if (has("merged")) check_merged();
     json_decref(expect);
