@@ -423,6 +423,26 @@ static void test_gradient_first_asked(void **state) {
     world_close(&w);
 }
 
+/* The first input lends its gradient the memory of the first result's only if it is read. */
+static void unread_forward(Tape *t, void *ctx, Tensor *const *in, Tensor **out) {
+    (void)ctx;
+    out[0] = scale(t, in[1], 2);
+    out[1] = columns(t, in[1], 0, E);
+}
+
+static void test_input_not_read(void **state) {
+    (void)state;
+    for (int recompute = 0; recompute < 2; recompute++) {
+        world_open(&w, true);
+        Tensor *in[3] = {w.x, w.shared, NULL}, *out[2];
+        segment(&w.t, unread_forward, NULL, recompute, in, out);
+        tape_backward(&w.t, head_loss(&w.t, out[0], w.head, w.labels, 0, 1));
+        assert_null(w.x->grad);
+        assert_non_null(w.shared->grad);
+        world_close(&w);
+    }
+}
+
 /* A tensor made outside that learns, yet is neither an input nor has a gradient, would lose what
  * it learns with the segment's memory: the tape stops (in a child of this process). */
 static void test_hidden_learner(void **state) {
@@ -433,6 +453,7 @@ static void test_hidden_learner(void **state) {
             if (!freopen("/dev/null", "w", stderr)) _exit(0);
             signal(SIGABRT, SIG_DFL);
             world_open(&w, true);
+            w.t.dry = true; /* the threads of the parent are not here */
             Tensor *in[3] = {w.x, w.shared, NULL}, *out[2];
             w.layer[0].a->grad = NULL;
             segment(&w.t, layer_forward, &w.layer[0], recompute, in, out);
@@ -456,6 +477,7 @@ int main(void) {
         cmocka_unit_test(test_paused),
         cmocka_unit_test(test_dry),
         cmocka_unit_test(test_gradient_first_asked),
+        cmocka_unit_test(test_input_not_read),
         cmocka_unit_test(test_hidden_learner),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
