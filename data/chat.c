@@ -75,13 +75,19 @@ static int compile_config(Chat *c, const json_t *given, const char *dir, Err *e)
                    dir);
 }
 
+/* dir/name where there is such a file; else *out stays NULL. */
+static int compile_optional(Jinja **out, const char *dir, const char *name, Err *e) {
+    char *path = files_join(dir, name);
+    int failed = files_exists(path) ? compile_file(out, path, e) : 0;
+    mem_free(path);
+    return failed;
+}
+
 static int compile_own(Chat *c, const char *dir, const json_t *config, Err *e) {
     const json_t *given = json_object_get(config, "chat_template");
-    char *path = files_join(dir, "chat_template.jinja");
-    bool file = files_exists(path);
-    int failed = file ? compile_file(&c->plain, path, e) : 0;
-    mem_free(path);
-    if (failed || file) return failed;
+    TRY(compile_optional(&c->plain, dir, "chat_template.jinja", e));
+    if (c->plain)
+        return compile_optional(&c->with_tools, dir, "additional_chat_templates/tool_use.jinja", e);
     if (given && !json_is_null(given)) return compile_config(c, given, dir, e);
     return err_set(e,
                    "%s has neither chat_template.jinja nor a chat_template in "
@@ -114,6 +120,7 @@ static int open_parts(Chat *c, const char *dir, const char *which, json_t **conf
         TRY(read_optional(config, dir, "tokenizer_config.json", e));
         TRY(read_optional(map, dir, "special_tokens_map.json", e));
         take_tokens(c->tokens, *config);
+        take_tokens(c->tokens, json_object_get(*config, "extra_special_tokens"));
         take_tokens(c->tokens, *map);
     }
     return automatic ? compile_own(c, dir, *config, e) : compile_named(c, which, e);

@@ -198,7 +198,7 @@ Value arith_slice(Run *r, Value of, const Value part[3]) {
     int64_t step = 1;
     if (of.kind == IS_UNDEFINED) value_fail_undefined(r, of);
     if (of.kind != IS_STRING && of.kind != IS_LIST && of.kind != IS_TUPLE && of.kind != IS_RANGE)
-        return value_undefined(r, "a slice of something that is no sequence");
+        run_fail(r, "a %s cannot be sliced", value_type(of));
     value_length(of, &length);
     int64_t n = (int64_t)length;
     if (part[2].kind == IS_INT) step = part[2].i;

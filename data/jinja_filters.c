@@ -90,6 +90,9 @@ static Value filter_center(Run *r, const Call *c) {
 }
 
 static Value filter_truncate(Run *r, const Call *c) {
+    if (c->self.kind == IS_UNDEFINED) value_fail_undefined(r, c->self);
+    if (c->self.kind != IS_STRING)
+        run_fail(r, "truncate wants a string, not %s", value_type(c->self));
     Str s = self_text(r, c), end = arg_str(r, c, 2, STR("..."));
     int64_t length = arg_int(r, c, 0, 255), leeway = arg_int(r, c, 3, 5);
     int64_t room = length - (int64_t)str_length(end);
@@ -261,6 +264,7 @@ static Value filter_tojson(Run *r, const Call *c) {
 }
 
 static Value filter_attr(Run *r, const Call *c) {
+    if (c->self.kind == IS_UNDEFINED) value_fail_undefined(r, c->self);
     Value v = attribute_find(r, c->self, arg_str(r, c, 0, STR("")));
     return v.kind == IS_ABSENT ? value_missing(r, c->self, c->a[0]) : v;
 }

@@ -111,8 +111,13 @@ static Value map_attribute(Run *r, const Call *c, const List *l) {
     return value_list(IS_STREAM, out);
 }
 
+/* What map and select go through: nothing where the value is false, whatever it is. */
+static const List *items_if_true(Run *r, Value v) {
+    return value_truth(v) ? value_items(r, v) : list_new(r, 0);
+}
+
 static Value filter_map(Run *r, const Call *c) {
-    const List *l = value_items(r, c->self);
+    const List *l = items_if_true(r, c->self);
     if (c->args->n == 0) return map_attribute(r, c, l);
     Str name = value_print(r, c->args->at[0]);
     const Builtin *b = filter_find(name);
@@ -127,7 +132,7 @@ static Value filter_map(Run *r, const Call *c) {
 
 /* select, reject (by_attribute: selectattr, rejectattr): the items whose test comes out as keep. */
 static Value select_items(Run *r, const Call *c, bool by_attribute, bool keep) {
-    const List *l = value_items(r, c->self);
+    const List *l = items_if_true(r, c->self);
     size_t skip = by_attribute;
     const Builtin *test = NULL;
     Path path = {0};
@@ -164,21 +169,34 @@ static int compare_keys(Run *r, Value a, Value b, const void *how) {
     return ((const Order *)how)->reverse ? -c : c;
 }
 
-static Value sort_by(Run *r, const List *l, const Path *path, bool reverse) {
+/* By one path, or by several, the first deciding: keys are compared as lists are. */
+static Value sort_by(Run *r, const List *l, const Path *path, size_t paths, bool reverse) {
     Order order = {reverse};
     List *pairs = list_new(r, l->n), *out = list_new(r, l->n);
-    for (size_t i = 0; i < l->n; i++)
-        list_add(r, pairs, value_pair(r, path_follow(r, path, l->at[i]), l->at[i]));
+    for (size_t i = 0; i < l->n; i++) {
+        List *key = list_new(r, paths);
+        for (size_t k = 0; k < paths; k++) list_add(r, key, path_follow(r, &path[k], l->at[i]));
+        list_add(r, pairs, value_pair(r, value_list(IS_LIST, key), l->at[i]));
+    }
     list_sort(r, pairs, compare_keys, &order);
     for (size_t i = 0; i < l->n; i++) list_add(r, out, pairs->at[i].list->at[1]);
     return value_list(IS_LIST, out);
 }
 
 static Value filter_sort(Run *r, const Call *c) {
-    Path path = path_of(r, c->a[2], !arg_truth(c, 1, false));
-    if (c->a[2].kind == IS_STRING && str_find(c->a[2].s, STR(","), 0) != SIZE_MAX)
-        run_fail(r, "sort by several attributes is not supported; sort once for each");
-    return sort_by(r, value_items(r, c->self), &path, arg_truth(c, 0, false));
+    enum { MOST = 8 };
+    bool fold = !arg_truth(c, 1, false);
+    Value attribute = c->a[2];
+    Path path[MOST];
+    size_t n = 0;
+    for (size_t comma;
+         attribute.kind == IS_STRING && (comma = str_find(attribute.s, STR(","), 0)) != SIZE_MAX;) {
+        if (n == MOST - 1) run_fail(r, "sort takes at most %d attributes", MOST);
+        path[n++] = path_of(r, value_str((Str){attribute.s.p, comma}), fold);
+        attribute.s = (Str){attribute.s.p + comma + 1, attribute.s.n - comma - 1};
+    }
+    path[n++] = path_of(r, attribute, fold);
+    return sort_by(r, value_items(r, c->self), path, n, arg_truth(c, 0, false));
 }
 
 static Value filter_dictsort(Run *r, const Call *c) {
@@ -191,7 +209,7 @@ static Value filter_dictsort(Run *r, const Call *c) {
     Path path = path_of(r, value_int(str_is(by, "value")), !arg_truth(c, 0, false));
     List *pairs = list_new(r, d->n);
     for (size_t i = 0; i < d->n; i++) list_add(r, pairs, value_pair(r, d->key[i], d->value[i]));
-    return sort_by(r, pairs, &path, arg_truth(c, 2, false));
+    return sort_by(r, pairs, &path, 1, arg_truth(c, 2, false));
 }
 
 static Value filter_unique(Run *r, const Call *c) {
@@ -296,7 +314,7 @@ static Value filter_slice(Run *r, const Call *c) {
 static Value filter_groupby(Run *r, const Call *c) {
     Path path = path_of(r, c->a[0], !arg_truth(c, 2, false));
     path.fallback = c->a[1];
-    List *sorted = sort_by(r, value_items(r, c->self), &path, false).list, *out = list_new(r, 0);
+    List *sorted = sort_by(r, value_items(r, c->self), &path, 1, false).list, *out = list_new(r, 0);
     Value group = {.kind = IS_ABSENT};
     List *items = NULL;
     Path shown = path;
