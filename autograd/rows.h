@@ -1,8 +1,8 @@
 /* rows.h - what the ops share: arithmetic on one row, and how rows are dealt to threads. Pieces
  * are cut by size alone, never by the number of threads, and every sum has one fixed order: the
  * same bits come out whoever computes them. */
-#ifndef ROWS_H
-#define ROWS_H
+#ifndef AUTOGRAD_ROWS_H
+#define AUTOGRAD_ROWS_H
 #include <stdint.h>
 
 /* Values worth a thread's while: less than that runs on the calling thread. */
