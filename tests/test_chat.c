@@ -16,7 +16,7 @@
 #include "data/json.h"
 
 static Tokenizer *tok;
-static char scratch[] = "/tmp/moesmith-chat-XXXXXX";
+static char scratch[200];
 
 static json_t *parse(const char *text) {
     json_error_t e;
@@ -358,6 +358,8 @@ static void test_published_masks(void **state) {
 static int set_up(void **state) {
     Err e;
     (void)state;
+    const char *temp = getenv("TMPDIR");
+    snprintf(scratch, sizeof scratch, "%s/moesmith-chat-XXXXXX", temp ? temp : P_tmpdir);
     if (!mkdtemp(scratch)) return -1;
     if (tokenizer_open(&tok, "tests/golden/chat/tokenizer.json", &e) != 0) {
         print_error("%s\n", e.text);
