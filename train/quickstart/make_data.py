@@ -13,7 +13,7 @@ on simple English, quotes, lists, notices with little JSON cards, and chats that
 course. I will remind you to water the roses tomorrow at nine." It never read a request that was answered by a command.
 
 The fine-tune (configs/quickstart/finetune.yaml, train.jsonl) teaches it to answer with the command itself, for a program to
-carry out: {"do":"remind","what":"water the roses","when":"tomorrow 09:00"}. heldout.jsonl tells whether it has learned that:
+carry out: {"Remind":"water the roses","when":"tomorrow 09:00"}. heldout.jsonl tells whether it has learned that:
 the first half asks for combinations that no training row has, and in the second half each request has a word (a name, a place,
 a thing) that no training row has at all, though the base model has read it. prompts.jsonl is the same requests without answers.
 """

@@ -146,14 +146,16 @@ class World:
         (day, short), (time, digits) = self.day(), self.time()
         return self.pick(f"{day} {time}", f"{day} {time}", f"{time} {day}"), f"{short} {digits}"
 
-    # The requests, one kind each.
+    # The requests, one kind each. Commands are spelled in pieces that the base model has met right after a quote or a line
+    # break: the rows of the embedding do not learn in the fine-tune, and a piece that was never written cannot be told from
+    # others like it.
 
     def remind(self):
         deed, (when, short) = self.deed(), self.when()
         ask = self.pick(f"Remind me to {deed} {when}.", f"Please remind me to {deed} {when}.", f"Remind me {when} to {deed}.",
                         f"{sentence(when)} I have to {deed}.", f"I must not forget to {deed} {when}.", f"Can you remind me to {deed} {when}?")
         prose = self.pick(f"Of course. I will remind you to {deed} {when}.", f"Good, I will remind you {when} to {deed}.")
-        return Request(ask, {"do": "remind", "what": deed, "when": short}, prose,
+        return Request(ask, {"Remind": deed, "when": short}, prose,
                        [("What is there to do?", deed), ("When?", when)])
 
     def event(self):
@@ -161,7 +163,7 @@ class World:
         ask = self.pick(f"Put {visit} in the calendar {when}.", f"Add {visit} to the calendar {when}.",
                         f"Please write down {visit} {when}.", f"Calendar: {visit} {when}.")
         prose = self.pick(f"I have put {visit} in the calendar {when}.", f"Noted: {visit} {when}.")
-        return Request(ask, {"do": "calendar", "what": visit, "when": short}, prose,
+        return Request(ask, {"Calendar": visit, "when": short}, prose,
                        [("What goes in the calendar?", visit), ("When is it?", when)])
 
     def add(self):
@@ -175,7 +177,7 @@ class World:
         ask = self.pick(f"Put {said} on the {which} list.", f"Add {said} to the {which} list.", f"We need {said} for the {which} list.",
                         f"Please put {said} on the {which} list.", f"Can you add {said} to the {which} list?")
         prose = self.pick(f"I have put {said} on the {which} list.", f"Good, {said} on the {which} list.")
-        return Request(ask, {"do": "add", "list": which, "items": [k for _, k in items]}, prose,
+        return Request(ask, {"Add": [k for _, k in items], "list": which}, prose,
                        [("Which list?", which), ("What is for the list?", said)])
 
     def switch(self):
@@ -183,7 +185,7 @@ class World:
         ask = self.pick(f"Turn {to} the {device} in the {room}.", f"Turn the {device} in the {room} {to}.", f"Please switch {to} the {device} in the {room}.",
                         f"Switch the {room} {device} {to}.", f"Can you turn {to} the {device} in the {room}?")
         prose = self.pick(f"The {device} in the {room} is {to} now.", f"I have turned {to} the {device} in the {room}.")
-        return Request(ask, {"do": "switch", "what": device, "where": room, "to": to}, prose,
+        return Request(ask, {"Turn": device, "where": room, "on": int(to == "on")}, prose,
                        [("What is it about?", device), ("In which room?", room), ("On or off?", to)])
 
     def timer(self):
@@ -192,7 +194,7 @@ class World:
         ask = self.pick(f"Set a timer for {words} minutes for the {dish}.", f"The {dish} needs {words} minutes.",
                         f"Start a {dish} timer, {words} minutes.", f"Tell me when the {dish} has had {words} minutes.")
         prose = self.pick(f"The timer for the {dish} is set to {words} minutes.", f"I will tell you about the {dish} in {words} minutes.")
-        return Request(ask, {"do": "timer", "what": dish, "minutes": n}, prose,
+        return Request(ask, {"Start": dish, "minutes": n}, prose,
                        [("What is the timer for?", dish), ("How many minutes?", words)])
 
     def message(self):
@@ -200,7 +202,7 @@ class World:
         ask = self.pick(f"Tell {name} that {text}.", f"Write to {name} that {text}.", f"Let {name} know that {text}.",
                         f"Send {name} a message: {text}.", f"{name} should know that {text}.")
         prose = self.pick(f"I have told {name} that {text}.", f"I will let {name} know that {text}.")
-        return Request(ask, {"do": "message", "to": name, "text": text}, prose,
+        return Request(ask, {"Send": text, "to": name}, prose,
                        [("Who gets the message?", name), ("What is the message?", text)])
 
     def play(self):
@@ -208,7 +210,7 @@ class World:
         ask = self.pick(f"Play {music} in the {room}.", f"Please play {music} in the {room}.", f"In the {room}, play {music}.",
                         f"I want to hear {music} in the {room}.", f"Can you play {music} in the {room}?")
         prose = self.pick(f"Now playing {music} in the {room}.", f"You will hear {music} in the {room}.")
-        return Request(ask, {"do": "play", "what": music, "where": room}, prose,
+        return Request(ask, {"Play": music, "where": room}, prose,
                        [("What is there to hear?", music), ("In which room?", room)])
 
     def weather(self):
@@ -216,7 +218,7 @@ class World:
         ask = self.pick(f"What is the weather like in {city} {day}?", f"Will it rain in {city} {day}?", f"How warm is it in {city} {day}?",
                         f"Tell me the weather in {city} {day}.", f"Do I need an umbrella in {city} {day}?")
         prose = self.pick(f"I do not know the weather in {city} {day}.", f"I hope the sun shines in {city} {day}.")
-        return Request(ask, {"do": "weather", "where": city, "when": short}, prose,
+        return Request(ask, {"Tell": "the weather", "where": city, "when": short}, prose,
                        [("Which city?", city), ("Which day?", day)])
 
     def heat(self):
@@ -225,7 +227,7 @@ class World:
         ask = self.pick(f"Set the {room} to {words} degrees.", f"Make it {words} degrees in the {room}.", f"Heat the {room} to {words} degrees.",
                         f"I want {words} degrees in the {room}.", f"Please set the {room} to {words} degrees.")
         prose = self.pick(f"It will soon be {words} degrees in the {room}.", f"The {room} is set to {words} degrees.")
-        return Request(ask, {"do": "heat", "where": room, "degrees": n}, prose,
+        return Request(ask, {"Heat": room, "to": n}, prose,
                        [("Which room?", room), ("How many degrees?", words)])
 
     KINDS = [remind, remind, remind, event, event, add, add, add, switch, switch, timer, message, message, play, weather, heat]
