@@ -28,20 +28,20 @@ float adapter_scale(const Adapter *a, int rank, float alpha) {
 
 /* ---- plans ---- */
 
-static int plan_pattern(Plan *plan, const Adapter *a, const Model *m, const char *pattern,
-                        const bool *layers, Err *e) {
+/* Parameters are fused experts, modules everything else: "down_proj" of the dense MLP is not
+ * "experts.down_proj". */
+static int plan_pattern(Plan *plan, const Adapter *a, const Model *m, const char *pattern, bool parameter, const bool *layers) {
     int hits = 0;
     for (int i = 0; i < m->n_sites; i++) {
         const Site *s = &m->site[i];
-        if (!s->linear || s->row->kind == KIND_ROUTER || s->layer < 0 || !site_matches(s, pattern))
-            continue;
+        if (!s->linear || s->row->kind == KIND_ROUTER || s->layer < 0) continue;
+        if (site_is_parameter(s) != parameter || !site_matches(s, pattern)) continue;
         hits++;
         if (!layer_wanted(layers, s->layer)) continue;
-        plan->learn[i].rank = a->rank;
+        plan->learn[i].rank  = a->rank;
         plan->learn[i].scale = adapter_scale(a, a->rank, a->alpha);
     }
     return hits;
-    (void)e;
 }
 
 /* Which bit of the spec a router tensor answers to. */
@@ -70,13 +70,13 @@ int adapter_plan_new(Plan *plan, Adapter *a, const Model *m, const AdapterSpec *
     *a = (Adapter){.rank = spec->rank, .alpha = spec->alpha, .rslora = spec->rslora};
     *plan = plan_new(m);
     for (int i = 0; i < spec->n_modules; i++) {
-        if (!plan_pattern(plan, a, m, spec->modules[i], spec->layers, e)) {
+        if (!plan_pattern(plan, a, m, spec->modules[i], false, spec->layers)) {
             return err_set(e, "lora_target_modules: no linear of this model is named %s",
                            spec->modules[i]);
         }
     }
     for (int i = 0; i < spec->n_parameters; i++) {
-        if (!plan_pattern(plan, a, m, spec->parameters[i], spec->layers, e)) {
+        if (!plan_pattern(plan, a, m, spec->parameters[i], true, spec->layers)) {
             return err_set(
                 e, "lora_target_parameters: this model has no %s%s", spec->parameters[i],
                 m->dims.n_experts ? "" : " (it has no experts: set lora_target_parameters to [])");
