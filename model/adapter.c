@@ -30,7 +30,8 @@ float adapter_scale(const Adapter *a, int rank, float alpha) {
 
 /* Parameters are fused experts, modules everything else: "down_proj" of the dense MLP is not
  * "experts.down_proj". */
-static int plan_pattern(Plan *plan, const Adapter *a, const Model *m, const char *pattern, bool parameter, const bool *layers) {
+static int plan_pattern(Plan *plan, const Adapter *a, const Model *m, const char *pattern,
+                        bool parameter, const bool *layers) {
     int hits = 0;
     for (int i = 0; i < m->n_sites; i++) {
         const Site *s = &m->site[i];
@@ -38,7 +39,7 @@ static int plan_pattern(Plan *plan, const Adapter *a, const Model *m, const char
         if (site_is_parameter(s) != parameter || !site_matches(s, pattern)) continue;
         hits++;
         if (!layer_wanted(layers, s->layer)) continue;
-        plan->learn[i].rank  = a->rank;
+        plan->learn[i].rank = a->rank;
         plan->learn[i].scale = adapter_scale(a, a->rank, a->alpha);
     }
     return hits;
@@ -241,8 +242,9 @@ static bool lora_parameter(const Model *m, const Plan *plan, int i) {
     return plan->learn[i].rank && site_is_parameter(&m->site[i]);
 }
 static bool saved_module(const Model *m, const Plan *plan, int i) {
-    return m->site[i].linear &&
-           (plan->learn[i].full || plan->learn[i].saved || router_summed(m, plan, i));
+    const Site *s = &m->site[i];
+    if (s->row->kind == KIND_ROUTER && !s->linear) return false; /* its projection stands for it */
+    return plan->learn[i].full || plan->learn[i].saved || router_summed(m, plan, i);
 }
 
 /* Names for a list: a suffix where every layer that has the tensor is in, one name a layer else. */
@@ -271,10 +273,14 @@ static json_t *modules_to_save(const Model *m, const Plan *plan) {
     json_t *list = json_array();
     list_names(list, m, plan, saved_module);
     bool whole = false;
-    for (int i = 0; i < plan->n; i++) whole |= plan->learn[i].saved;
+    for (int i = 0; i < plan->n; i++)
+        whole |= m->site[i].row->kind == KIND_ROUTER && !m->site[i].linear && plan->learn[i].saved;
     for (size_t k = 0; whole && k < json_array_size(list); k++) {
-        const char *name = json_string_value(json_array_get(list, k));
-        json_array_set_new(list, k, json_stringn(name, strlen(name) - strlen(".proj")));
+        const char *name = json_string_value(json_array_get(list, k)),
+                   *proj = strstr(name, "router.proj");
+        if (proj)
+            json_array_set_new(list, k,
+                               json_stringn(name, (size_t)(proj - name) + strlen("router")));
     }
     if (json_array_size(list)) return list;
     json_decref(list);
