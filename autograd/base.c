@@ -22,15 +22,18 @@ int err_set(Err *e, const char *fmt, ...) {
 }
 
 int err_prefix(Err *e, const char *fmt, ...) {
-    char was[sizeof e->text];
+    Err was = *e;
     va_list ap;
-    memcpy(was, e->text, sizeof was);
     va_start(ap, fmt);
     int n = vsnprintf(e->text, sizeof e->text, fmt, ap);
     va_end(ap);
-    if (n >= 0 && (size_t)n < sizeof e->text) {
-        snprintf(e->text + n, sizeof e->text - (size_t)n, ": %s", was);
-    }
+    if (n < 0 || (size_t)n >= sizeof e->text) return -1;
+    size_t room = sizeof e->text - (size_t)n - 1, whole = strlen(was.text);
+    const char *between = ": ";
+    size_t sep = room < 2 ? room : 2, rest = whole < room - sep ? whole : room - sep;
+    memcpy(e->text + n, between, sep);
+    memcpy(e->text + n + sep, was.text, rest);
+    e->text[(size_t)n + sep + rest] = 0;
     return -1;
 }
 

@@ -36,7 +36,7 @@ int dataset_read_tokens(const DatasetContext *ctx, const json_t *object, Dataset
                        json_array_size(labels), n);
     }
     for (size_t i = 0; i < n; i++) {
-        int32_t id, label;
+        int32_t id = 0, label;
         TRY(read_id(ctx, ids, "input_ids", i, false, &id, e));
         label = id;
         if (labels) TRY(read_id(ctx, labels, "labels", i, true, &label, e));

@@ -283,7 +283,7 @@ static void bwd(Tape *t, Node *n) {
         for (int64_t part = 1; part < p.n && n->in[which]->wants_grad; part++) {
             const float *from = part_grad(&p, n, which, part);
             float *to = f32(n->in[which]->grad);
-#pragma omp parallel for simd schedule(static)
+#pragma omp parallel for schedule(static)
             for (int64_t i = 0; i < values; i++) to[i] += from[i];
         }
     }
