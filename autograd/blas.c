@@ -24,10 +24,15 @@ static bool has_avx512(void) {
 }
 
 void blas_prepare(char **argv) {
-    if (has_avx512() && !getenv("OPENBLAS_CORETYPE")) {
+    char self[4096];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (n > 0 && !getenv("MOESMITH_PREPARED")) {
+        self[n] = 0;
+        setenv("MOESMITH_PREPARED", "1", 1);
         setenv("OPENBLAS_NUM_THREADS", "1", 1); /* not even started in the new life */
-        setenv("OPENBLAS_CORETYPE", "SkylakeX", 1);
-        execv("/proc/self/exe", argv); /* returns only on failure: then slower, not wrong */
+        setenv("GOMP_SPINCOUNT", "3000", 0);
+        if (has_avx512()) setenv("OPENBLAS_CORETYPE", "SkylakeX", 0);
+        execv(self, argv); /* returns only on failure: then slower, not wrong */
     }
     blas_single_thread();
 }
