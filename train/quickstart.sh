@@ -1,0 +1,124 @@
+#!/bin/sh
+# quickstart.sh - from a fresh clone to a fine-tuned model: installs what is missing, builds, teaches the small Mixture-of-Experts
+# model in configs/quickstart/model to answer requests with commands, and shows what it said before and after. Everything made
+# lies in build/ and out/quickstart/; it may be run again.
+set -eu
+cd "$(dirname "$0")/.."
+began=$(date +%s)
+. train/install.sh
+
+config=configs/quickstart/finetune.yaml
+heldout=configs/quickstart/heldout.jsonl
+out=out/quickstart
+adapter=$out/adapter
+shown="4 9 10 35 38 45" # rows of heldout.jsonl to print: the first 32 are common words, then words that no training row has
+# Threads that wait give the core back sooner than libgomp's default: with other programs running, that is ten times as fast.
+export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-3000}"
+if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then bold=$(printf '\033[1m') green=$(printf '\033[32m') plain=$(printf '\033[0m'); else bold='' green='' plain=''; fi
+
+title() { printf '\n%s%s%s\n' "$bold" "$1" "$plain"; }
+
+# quietly NAME COMMAND...: its output goes to $out/NAME.log, and is shown only when it fails.
+quietly() {
+    log=$out/$1.log
+    shift
+    "$@" > "$log" 2>&1 && return 0
+    echo
+    cat "$log"
+    echo "quickstart: this failed: $*"
+    exit 1
+}
+
+build() {
+    cmake -S . -B build -DCMAKE_BUILD_TYPE=Release && cmake --build build -j "$(nproc)" --target moesmith
+}
+
+# measure NAME [FLAGS...]: the held-out loss, the answers and the use of the experts, as $out/NAME.*
+measure() {
+    name=$1
+    shift
+    quietly "$name-loss" build/moesmith eval $config --datasets $heldout "$@"
+    quietly "$name-answers" build/moesmith generate $config --prompts configs/quickstart/prompts.jsonl --max_new_tokens 64 \
+        --output "$out/$name.jsonl" --overwrite "$@"
+    quietly "$name-routes" build/moesmith routes $config --datasets $heldout --output "$out/$name.h5" --overwrite --json "$@"
+}
+
+loss() { sed -n 's/^loss \([0-9]*\.[0-9][0-9][0-9]\).*/\1/p' "$out/$1-loss.log"; }
+
+# Requests and answers: those of the rows in $shown, or of the rows that are missed still, or the share of exact answers.
+answers() {
+    awk -v part="$1" -v shown=" $shown " -v before="$out/before.jsonl" -v after="$out/after.jsonl" -v bold="$bold" -v green="$green" -v plain="$plain" '
+        function cut(line, from, to) { sub(from, "", line); sub(to, "", line); gsub(/\\"/, "\"", line); return line }
+        function answer(file, line) {
+            if ((getline line < file) <= 0) return "(no answer)"
+            return cut(line, "^[{]\"text\": \"", "\", \"ids\": [[][0-9, ]*[]][}]$")
+        }
+        {
+            ask = cut($0, "^.*\"user\", \"content\": \"", "\"[}], [{]\"role\": \"assistant\".*$")
+            want = cut($0, "^.*\"assistant\", \"content\": \"", "\"[}][]][}]$")
+            old = answer(before); new = answer(after)
+            half = NR > 32; rows[half]++; was[half] += old == want; is[half] += new == want
+        }
+        part == "shown" && index(shown, " " NR " ") {
+            if (!told[half]++) print (half ? "With a word that no training row has\n" : "New combinations of words that it was trained on\n")
+            print "  request   " bold ask plain "\n  before    " old
+            print "  after     " new (new == want ? green "  (as expected)" plain : "\n  expected  " want) "\n"
+        }
+        part == "missed" && new != want {
+            if (!missed++) print "\n  Not exact:"
+            print "  request   " ask "\n  after     " new "\n  expected  " want
+        }
+        END {
+            if (part != "shares") exit
+            line = "  %-52s %6s  %6s\n"
+            printf line, "exact answers, new combinations of trained words", was[0] "/" rows[0], is[0] "/" rows[0]
+            printf line, "exact answers, a word that no training row has", was[1] "/" rows[1], is[1] "/" rows[1]
+        }' $heldout
+}
+
+# A bar an expert before and after, and how much of the load went to other experts: the loads are in the line of --json.
+experts() {
+    awk -v after="$out/after-routes.log" '
+        function loads(line, load, n, i) {
+            n = split(line, part, /"load": [[]/)
+            for (i = 2; i <= n; i++) { sub(/[]].*/, "", part[i]); load[i - 2] = part[i] }
+        }
+        function shift_of(a, b, x, y, n, i, all, moved) {
+            n = split(a, x, ", "); split(b, y, ", ")
+            for (i = 1; i <= n; i++) { all += x[i]; moved += (x[i] > y[i] ? x[i] - y[i] : 0) }
+            return 100 * moved / all
+        }
+        { getline other < after }
+        /^layer/ { split($0, old, " "); split(other, new, " "); bars[old[2]] = old[3] "   " new[3]; layers++ }
+        /^[{]/ { loads($0, was); loads(other, is) }
+        END { for (l = 0; l < layers; l++) printf "  layer %d  %s   %2.0f %% of the load moved\n", l, bars[l], shift_of(was[l], is[l]) }' $out/before-routes.log
+}
+
+mkdir -p $out
+printf 'building (up to a minute) ... '
+quietly build build
+echo "done, $(($(date +%s) - began)) s"
+printf 'asking the base model 64 held-out requests ... '
+measure before
+echo "done"
+
+title "Fine-tuning: moesmith train $config"
+build/moesmith train $config --output_dir $adapter --overwrite
+measure after --lora_model_dir $adapter
+
+title "Held-out requests, before and after"
+answers shown
+title "All 64 held-out requests                                before   after"
+answers shares
+printf '  %-52s %6s  %6s\n' "loss per token of the expected answers" "$(loss before)" "$(loss after)"
+answers missed
+
+title "The load of the 16 experts on these requests, before and after"
+experts
+
+title "Done in $(($(date +%s) - began)) s. The adapter, in PEFT's form: $adapter"
+cat << END
+  talk to it      build/moesmith chat --base_model configs/quickstart/model --lora_model_dir $adapter
+  merge it        build/moesmith export --base_model configs/quickstart/model --lora_model_dir $adapter --format merged --output out/merged
+  your own data   copy $config, change datasets and base_model, then build/moesmith train YOURS.yaml
+END
