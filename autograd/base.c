@@ -111,15 +111,20 @@ void buf_free(Buf *b) {
 }
 
 int arena_open(Arena *a, size_t reserve, Err *e) {
-    *a = (Arena){.cap = reserve};
-    void *p = mmap(NULL, reserve, PROT_READ | PROT_WRITE,
-                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (p == MAP_FAILED) {
-        return err_set(e, "cannot reserve %zu MiB of address space; raise the limit (ulimit -v)",
-                       reserve >> 20);
+    const size_t least = (size_t)64 << 20;
+    void *p = MAP_FAILED;
+    for (; p == MAP_FAILED && reserve >= least;
+         reserve /= 2) { /* less where the user set a limit */
+        p = mmap(NULL, reserve, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                 -1, 0);
+        *a = (Arena){.base = p, .cap = reserve};
     }
-    a->base = p;
-    madvise(p, reserve, MADV_HUGEPAGE);
+    if (p == MAP_FAILED) {
+        *a = (Arena){0};
+        return err_set(e, "cannot reserve %zu MiB of address space; raise the limit (ulimit -v)",
+                       least >> 20);
+    }
+    madvise(p, a->cap, MADV_HUGEPAGE);
     ASAN_POISON_MEMORY_REGION(a->base, a->cap);
     return 0;
 }
@@ -133,8 +138,7 @@ void arena_close(Arena *a) {
 
 void *arena_push(Arena *a, size_t bytes) {
     size_t at = (a->top + 63) & ~(size_t)63;
-    CHECK(a->base && bytes <= a->cap && at <= a->cap - bytes,
-          "arena full: %zu bytes asked, %zu of %zu used", bytes, at, a->cap);
+    if (!a->base || bytes > a->cap || at > a->cap - bytes) out_of_memory(bytes);
     a->top = at + bytes;
     if (a->top > a->peak) a->peak = a->top;
     ASAN_UNPOISON_MEMORY_REGION(a->base + at, bytes);

@@ -44,3 +44,17 @@ int evaluate(Session *s, const Sample *rows, int64_t n, Progress *progress, Eval
     *out = (EvalResult){tokens ? sum / (double)tokens : 0, tokens};
     return isfinite(sum) ? 0 : session_blame_nonfinite(s, "evaluation", e);
 }
+
+int measure_rows(const Config *cfg, MeasureFn body, json_t *result, Err *e) {
+    Session s;
+    Rows rows;
+    TRY(rows_open(&rows, cfg, &cfg->datasets, ROWS_TO_MEASURE, e));
+    int bad = session_open(&s, cfg, USE_AS_IS, e);
+    if (!bad) {
+        s.tape.paused++;
+        bad = body(cfg, &s, &rows, result, e);
+        session_close(&s);
+    }
+    rows_close(&rows);
+    return bad;
+}

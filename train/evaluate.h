@@ -1,8 +1,9 @@
 /* evaluate.h - samples into batches, and their loss without training. */
 #ifndef EVALUATE_H
 #define EVALUATE_H
-#include "../data/dataset.h"
+#include <jansson.h>
 #include "progress.h"
+#include "rows.h"
 #include "session.h"
 
 /* Rows one after the other in one batch; arrays from the arena. */
@@ -12,6 +13,11 @@ typedef struct EvalResult {
     double loss; /* mean over the supervised tokens */
     int64_t tokens;
 } EvalResult;
+/* What the verbs that only look at rows share: opens the datasets and the model as it is, runs body
+ * with the tape paused, closes both. */
+typedef int (*MeasureFn)(const Config *cfg, Session *s, const Rows *rows, json_t *result, Err *e);
+int measure_rows(const Config *cfg, MeasureFn body, json_t *result, Err *e);
+
 /* Every row alone. progress may be NULL. */
 int evaluate(Session *s, const Sample *rows, int64_t n, Progress *progress, EvalResult *out,
              Err *e);

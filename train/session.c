@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
+#include "../data/files.h"
 #include "progress.h"
 
 enum { TAPE_NODES = 1 << 16 };
@@ -210,6 +211,11 @@ void session_close(Session *s) {
     adapter_free(&s->adapter);
     model_close(s->model);
     *s = (Session){0};
+}
+
+int output_check(const Config *cfg, Err *e) {
+    if (!cfg->output || cfg->overwrite || files_is_empty(cfg->output)) return 0;
+    return err_set(e, "output %s exists; choose another or give --overwrite", cfg->output);
 }
 
 /* ---- telling ---- */

@@ -22,6 +22,9 @@ typedef struct Session {
 int session_open(Session *s, const Config *cfg, SessionUse use, Err *e);
 void session_close(Session *s);
 
+/* An error where output exists and is not to be written over; called before any work is done. */
+int output_check(const Config *cfg, Err *e);
+
 /* Bytes the step arena needs for this batch, found by a dry run: forward and backward. */
 size_t session_dry_run(Session *s, const Batch *longest);
 /* What learns, by kind: tensors and parameters. One line a kind; appended. */

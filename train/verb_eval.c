@@ -5,9 +5,10 @@
 #include "rows.h"
 #include "verbs.h"
 
-static int eval_rows(Session *s, const Rows *rows, json_t *result, Err *e) {
+static int eval_rows(const Config *cfg, Session *s, const Rows *rows, json_t *result, Err *e) {
     EvalResult r;
     Progress p;
+    (void)cfg;
     progress_begin(&p, "evaluating", "rows", 0, rows->set.n);
     TRY(evaluate(s, rows->set.samples, rows->set.n, &p, &r, e));
     progress_end(&p);
@@ -20,14 +21,5 @@ static int eval_rows(Session *s, const Rows *rows, json_t *result, Err *e) {
 }
 
 int verb_eval(const Config *cfg, json_t *result, Err *e) {
-    Session s;
-    Rows rows;
-    TRY(rows_open(&rows, cfg, &cfg->datasets, ROWS_TO_MEASURE, e));
-    int bad = session_open(&s, cfg, USE_AS_IS, e);
-    if (!bad) {
-        bad = eval_rows(&s, &rows, result, e);
-        session_close(&s);
-    }
-    rows_close(&rows);
-    return bad;
+    return measure_rows(cfg, eval_rows, result, e);
 }

@@ -10,6 +10,7 @@
 #include "../data/safetensors.h"
 #include "../model/params.h"
 #include "progress.h"
+#include "session.h"
 #include "verbs.h"
 
 typedef struct Fill {

@@ -89,7 +89,6 @@ static int write_all(Writer *w, const Config *cfg, Session *s, const Rows *rows,
     int64_t tokens = 0;
     TRY(open_writer(w, cfg, s->model->dims.vocab, e));
     progress_begin(&p, "logits", "rows", 0, rows->set.n);
-    s->tape.paused++;
     for (int64_t i = 0; i < rows->set.n; i++) {
         TRY(write_row(w, s, &rows->set.samples[i], e));
         tokens += rows->set.samples[i].n;
@@ -99,7 +98,7 @@ static int write_all(Writer *w, const Config *cfg, Session *s, const Rows *rows,
     return write_index(w->file, rows->set.samples, rows->set.n, tokens, e);
 }
 
-static int run(const Config *cfg, Session *s, const Rows *rows, Err *e) {
+static int run(const Config *cfg, Session *s, const Rows *rows, json_t *result, Err *e) {
     Writer w = {0};
     Err late;
     TRY(h5_create(&w.file, cfg->output, e));
@@ -107,24 +106,16 @@ static int run(const Config *cfg, Session *s, const Rows *rows, Err *e) {
     Err *to = bad ? &late : e; /* the first sentence is the one that counts */
     if (w.logits) bad |= h5_rows_end(w.logits, to);
     if (w.ids) bad |= h5_rows_end(w.ids, to);
-    if (!bad) return h5_commit(w.file, e);
-    h5_close(w.file);
-    return -1;
+    if (bad) {
+        h5_close(w.file);
+        return -1;
+    }
+    json_object_set_new(result, "output", json_string(cfg->output));
+    json_object_set_new(result, "rows", json_integer(rows->set.n));
+    return h5_commit(w.file, e);
 }
 
 int verb_logits(const Config *cfg, json_t *result, Err *e) {
-    Session s;
-    Rows rows;
-    if (files_exists(cfg->output) && !cfg->overwrite)
-        return err_set(e, "output %s exists; choose another or give --overwrite", cfg->output);
-    TRY(rows_open(&rows, cfg, &cfg->datasets, ROWS_TO_MEASURE, e));
-    int bad = session_open(&s, cfg, USE_AS_IS, e);
-    if (!bad) {
-        bad = run(cfg, &s, &rows, e);
-        session_close(&s);
-    }
-    json_object_set_new(result, "output", json_string(cfg->output));
-    json_object_set_new(result, "rows", json_integer(rows.set.n));
-    rows_close(&rows);
-    return bad;
+    TRY(output_check(cfg, e));
+    return measure_rows(cfg, run, result, e);
 }

@@ -54,7 +54,6 @@ static int run_rows(Record *r, Session *s, const Rows *rows, Err *e) {
     progress_begin(&p, "routing", "rows", 0, rows->set.n);
     s->model->on_route = record;
     s->model->on_route_ctx = r;
-    s->tape.paused++;
     for (int64_t i = 0; i < rows->set.n; i++) {
         const Sample *row = &rows->set.samples[i];
         size_t mark = arena_mark(&s->step);
@@ -64,7 +63,6 @@ static int run_rows(Record *r, Session *s, const Rows *rows, Err *e) {
         r->at += row->n;
         progress_show(&p, i + 1, "");
     }
-    s->tape.paused--;
     progress_end(&p);
     return r->finite ? 0 : session_blame_nonfinite(s, "routes", e);
 }
@@ -137,16 +135,6 @@ static int run(const Config *cfg, Session *s, const Rows *rows, json_t *result, 
 }
 
 int verb_routes(const Config *cfg, json_t *result, Err *e) {
-    Session s;
-    Rows rows;
-    if (files_exists(cfg->output) && !cfg->overwrite)
-        return err_set(e, "output %s exists; choose another or give --overwrite", cfg->output);
-    TRY(rows_open(&rows, cfg, &cfg->datasets, ROWS_TO_MEASURE, e));
-    int bad = session_open(&s, cfg, USE_AS_IS, e);
-    if (!bad) {
-        bad = run(cfg, &s, &rows, result, e);
-        session_close(&s);
-    }
-    rows_close(&rows);
-    return bad;
+    TRY(output_check(cfg, e));
+    return measure_rows(cfg, run, result, e);
 }
