@@ -28,9 +28,7 @@ int verb_export(const Config *cfg, json_t *result, Err *e) {
     while (f < COUNT_OF(formats) && strcmp(formats[f].name, cfg->format)) f++;
     if (f == COUNT_OF(formats))
         return err_set(e, "format: \"%s\" is not one of peft, merged", cfg->format);
-    if (!files_is_empty(cfg->output) && !cfg->overwrite)
-        return err_set(e, "output %s is not empty; choose another or give --overwrite",
-                       cfg->output);
+    TRY(output_check(cfg, e));
     TRY(session_open(&s, cfg, USE_AS_IS, e));
     DirOut out;
     int bad = files_dir_begin(&out, cfg->output, e);

@@ -271,8 +271,7 @@ int verb_generate(const Config *cfg, json_t *result, Err *e) {
     if (!cfg->prompt == !cfg->prompts)
         return err_set(e, "generate needs --prompt TEXT or --prompts FILE.jsonl%s",
                        cfg->prompt ? ", not both" : "");
-    if (cfg->output && files_exists(cfg->output) && !cfg->overwrite)
-        return err_set(e, "output %s exists; choose another or give --overwrite", cfg->output);
+    TRY(output_check(cfg, e));
     int bad = open_writer(&w, cfg, e);
     if (!bad)
         bad =

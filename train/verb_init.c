@@ -113,9 +113,7 @@ static int init_into(const Config *cfg, const Model *m, json_t *result, Err *e) 
 
 int verb_init(const Config *cfg, json_t *result, Err *e) {
     Model *m;
-    if (!files_is_empty(cfg->output) && !cfg->overwrite)
-        return err_set(e, "output %s is not empty; choose another or give --overwrite",
-                       cfg->output);
+    TRY(output_check(cfg, e));
     TRY(model_open_shapes(&m, cfg->base_model, e));
     int bad = init_into(cfg, m, result, e);
     model_close(m);
