@@ -3,12 +3,15 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { BAR = 24 };
+enum { BAR = 24, BAR_LEAST = 6 };
 #define LOG_EVERY      10.0 /* seconds between lines of a log */
 #define TERMINAL_EVERY 0.1  /* seconds between redrawings */
+#define LOG_FROM       2.0  /* what takes less is not worth a line */
+#define TERMINAL_FROM  0.3
 
 double seconds_now(void) {
     struct timespec t;
@@ -24,29 +27,77 @@ static void time_text(char out[32], double seconds) {
         snprintf(out, 32, "%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
 }
 
+/* An amount of work; with its unit, bytes as "262 kB". */
+static void amount_text(char out[48], const Progress *p, double n, bool unit) {
+    static const char *const scale[] = {"B", "kB", "MB", "GB", "TB"};
+    size_t i = 0;
+    if (strcmp(p->unit, "bytes")) {
+        snprintf(out, 48, unit ? "%.0f %s" : "%.0f", n, p->unit);
+        return;
+    }
+    for (; n >= 1000 && i + 1 < COUNT_OF(scale); i++) n /= 1000;
+    snprintf(out, 48, n < 10 && i ? "%.1f %s" : "%.0f %s", n, scale[i]);
+}
+
+/* Slow work is told by the time of one, fast work by the number in a second. */
+static void rate_text(char out[64], const Progress *p, double rate) {
+    char text[48];
+    amount_text(text, p, rate, false);
+    if (!strcmp(p->unit, "bytes") || rate >= 100)
+        snprintf(out, 64, "%s/s", text);
+    else if (rate < 1 && rate > 0)
+        snprintf(out, 64, "%.1f s each", 1 / rate);
+    else
+        snprintf(out, 64, "%.1f/s", rate);
+}
+
+static int terminal_columns(void) {
+    struct winsize w;
+    return ioctl(STDERR_FILENO, TIOCGWINSZ, &w) == 0 && w.ws_col > 0 ? w.ws_col : 80;
+}
+
+/* One line, never wider than the terminal: a line that wraps cannot be drawn over. */
+static void draw(const Progress *p) {
+    char bar[BAR * 3 + 1] = "";
+    int room = terminal_columns() - 1 - (int)strlen(p->what) - 1;
+    int width = room - (int)strlen(p->line) - 1;
+    if (width > BAR) width = BAR;
+    if (width < BAR_LEAST) width = 0;
+    for (int i = 0; i < width; i++) strcat(bar, i < p->share * width ? "━" : "╌");
+    if (width) room -= width + 1;
+    fprintf(stderr, "\r\033[K%s %s%s%.*s", p->what, bar, width ? " " : "", room > 0 ? room : 0,
+            p->line);
+    fflush(stderr);
+}
+
 void progress_begin(Progress *p, const char *what, const char *unit, int64_t first, int64_t total) {
-    *p = (Progress){what, unit, total, first, seconds_now(), 0, isatty(2) == 1};
+    *p = (Progress){.what = what,
+                    .unit = unit,
+                    .total = total,
+                    .first = first,
+                    .began = seconds_now(),
+                    .terminal = isatty(STDERR_FILENO) == 1};
 }
 
 void progress_show(Progress *p, int64_t done, const char *note) {
-    double now = seconds_now(), spent = now - p->began,
-           every = p->terminal ? TERMINAL_EVERY : LOG_EVERY;
-    if (done < p->total && now - p->shown < every) return;
+    double now = seconds_now(), spent = now - p->began;
+    bool end = done >= p->total;
+    if (spent < (p->terminal ? TERMINAL_FROM : LOG_FROM)) return;
+    if (!end && now - p->shown < (p->terminal ? TERMINAL_EVERY : LOG_EVERY)) return;
+    double rate = (double)(done - p->first) / spent;
+    char at[48], of[48], per[64], time[32];
+    amount_text(at, p, (double)done, !strcmp(p->unit, "bytes"));
+    amount_text(of, p, (double)p->total, true);
+    rate_text(per, p, rate);
+    time_text(time, end ? spent : rate > 0 ? (double)(p->total - done) / rate : 0);
+    snprintf(p->line, sizeof p->line, end ? "%s of %s, %s, in %s%s%s" : "%s of %s, %s, %s left%s%s",
+             at, of, per, time, *note ? ", " : "", note);
     p->shown = now;
-    double rate = spent > 0 ? (double)(done - p->first) / spent : 0;
-    double share = p->total > 0 ? (double)done / (double)p->total : 1;
-    char left[32], gone[32], bar[BAR * 3 + 1] = "";
-    time_text(left, rate > 0 ? (double)(p->total - done) / rate : 0);
-    time_text(gone, spent);
-    for (int i = 0; i < BAR; i++) strcat(bar, (double)i < share * BAR ? "━" : "╌");
-    if (p->terminal) {
-        fprintf(stderr, "\r\033[K%s %s %3.0f%% %ld/%ld %s  %.2f/s  %s<%s  %s", p->what, bar,
-                100 * share, (long)done, (long)p->total, p->unit, rate, gone, left, note);
-    } else {
-        fprintf(stderr, "%s %ld/%ld %s, %.2f/s, %s left  %s\n", p->what, (long)done, (long)p->total,
-                p->unit, rate, left, note);
-    }
-    fflush(stderr);
+    p->share = p->total > 0 ? (double)done / (double)p->total : 1;
+    if (p->terminal)
+        draw(p);
+    else
+        fprintf(stderr, "%s %s\n", p->what, p->line);
 }
 
 void progress_end(Progress *p) {
@@ -55,10 +106,12 @@ void progress_end(Progress *p) {
 }
 
 void progress_say(const Progress *p, const char *fmt, ...) {
+    bool bar = p && p->terminal && p->shown > 0;
     va_list ap;
     va_start(ap, fmt);
-    if (p && p->terminal && p->shown > 0) fputs("\r\033[K", stderr);
+    if (bar) fputs("\r\033[K", stderr);
     vfprintf(stderr, fmt, ap);
     fputc('\n', stderr);
     va_end(ap);
+    if (bar) draw(p);
 }

@@ -1,5 +1,5 @@
 /* progress.h - how far a long job is: a bar with rate and time left on a terminal, a plain line
- * now and then in a log. All on standard error. */
+ * now and then in a log; nothing for what is done at once. All on standard error. */
 #ifndef PROGRESS_H
 #define PROGRESS_H
 #include "../autograd/base.h"
@@ -8,6 +8,8 @@ typedef struct Progress {
     const char *what, *unit; /* "training", "steps" */
     int64_t total, first;    /* first: where this run began (resume) */
     double began, shown;     /* seconds */
+    double share;            /* done */
+    char line[256];          /* as shown last, without the bar */
     bool terminal;
 } Progress;
 double seconds_now(void); /* monotonic */

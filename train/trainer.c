@@ -157,12 +157,12 @@ static void describe_start(const Trainer *t, const Batch *longest) {
            base = (double)model_mapped_bytes(s->model) / MiB;
     double own = (double)s->params.numel * 4 * (2 + t->optimizer.rule->n_moments) / MiB;
     progress_say(NULL,
-                 "memory: base %.0f MiB (mapped), learned values with gradients and moments %.0f "
-                 "MiB, one step %.0f MiB: about %.0f MiB in all",
+                 "memory: base %.0f MiB (mapped), what learns %.0f MiB, a step %.0f MiB; about "
+                 "%.0f MiB in all",
                  base, own, step, base + own + step + 40);
-    progress_say(NULL, "data: %ld rows, %ld steps of up to %ld rows%s", (long)t->data->n_rows,
-                 (long)t->total_steps, (long)t->rows_per_step,
-                 t->data->n_held_out ? "; held-out rows evaluated" : "");
+    progress_say(NULL, "data: %ld rows to learn, %ld held out; %ld steps of up to %ld rows",
+                 (long)t->data->n_rows, (long)t->data->n_held_out, (long)t->total_steps,
+                 (long)t->rows_per_step);
 }
 
 /* Tensors that hold the very values they began with: something meant to learn did not. */
@@ -212,6 +212,8 @@ static int run(Trainer *t, json_t *result, Err *e) {
     int64_t eval_steps = cfg->evals_per_epoch ? (t->steps_per_epoch + cfg->evals_per_epoch - 1) /
                                                     cfg->evals_per_epoch
                                               : cfg->eval_steps;
+    int64_t before = t->run.tokens;
+    double began = seconds_now();
     progress_begin(&t->progress, "training", "steps", t->run.step, t->total_steps);
     while (t->run.step < t->total_steps) {
         StepResult r;
@@ -220,8 +222,8 @@ static int run(Trainer *t, json_t *result, Err *e) {
         TRY(optimiser_step(t, &r, e));
         bool last = t->run.step == t->total_steps,
              evals = t->data->n_held_out && (last || every(eval_steps, t->run.step));
-        snprintf(note, sizeof note, "loss %.4f  %.0f tokens/s", r.loss,
-                 (double)r.tokens / r.seconds);
+        snprintf(note, sizeof note, "loss %.4f, %.0f tokens/s", r.loss,
+                 (double)(t->run.tokens - before) / (seconds_now() - began));
         progress_show(&t->progress, t->run.step, note);
         if (evals) TRY(run_eval(t, &eval, e));
         if (evals || last || every(cfg->logging_steps, t->run.step))
@@ -240,7 +242,9 @@ static int run(Trainer *t, json_t *result, Err *e) {
         if (every(cfg->save_steps, t->run.step)) TRY(save(t, e));
     }
     progress_end(&t->progress);
-    return learned_write(cfg->output_dir, t->s, t->save_dtype, e);
+    TRY(learned_write(cfg->output_dir, t->s, t->save_dtype, e));
+    progress_say(NULL, "wrote %s", cfg->output_dir);
+    return 0;
 }
 
 /* A run's own files go when it is to be written over; nothing else in the directory is touched. */
