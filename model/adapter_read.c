@@ -6,6 +6,7 @@
 #include "../data/files.h"
 #include "../data/json.h"
 #include "adapter_names.h"
+#include "adapter_order.h"
 
 /* adapter_config.json, what of it matters here. */
 typedef struct PeftConfig {
@@ -284,56 +285,19 @@ static int check_tensor(const Model *m, const PeftConfig *c, const Plan *plan, c
     return 0;
 }
 
-/* How much of the spread of column norms is left when each column is explained by its expert and
- * its place in the rank. Under the true order of columns experts differ (by how often they were
- * used) and ranks differ (by how the adapter began); under a wrong one both are smeared. */
-static double spread_left(const double *norm, int64_t E, int64_t R, bool expert_fastest) {
-    double left = 0, all = 0;
-    for (int64_t c = 0; c < E * R; c++) all += norm[c] / (double)(E * R);
-    for (int64_t c = 0; c < E * R; c++) {
-        int64_t e = expert_fastest ? c % E : c / R, j = expert_fastest ? c / E : c % R;
-        double of_expert = 0, of_rank = 0;
-        for (int64_t k = 0; k < R; k++)
-            of_expert += norm[expert_fastest ? k * E + e : e * R + k] / (double)R;
-        for (int64_t k = 0; k < E; k++)
-            of_rank += norm[expert_fastest ? j * E + k : k * R + j] / (double)E;
-        double d = norm[c] - of_expert - of_rank + all;
-        left += d * d;
-    }
-    return left;
-}
-
-/* B's columns in expert-major order (e*r + j) have the same shape as PEFT's (j*E + e). A trained
- * adapter tells them apart: see spread_left. Too little evidence passes. */
 static int check_column_order(const Model *m, const Plan *plan, const Adapter *a, Weights *w,
                               Err *e) {
-    double fastest = 0, major = 0;
+    OrderSigns signs = {0};
     const char *example = NULL;
     for (int i = 0; i < plan->n; i++) {
-        const Site *s = &m->site[i];
-        int64_t R = plan->learn[i].rank, E = m->dims.n_experts;
-        if (!site_is_parameter(s) || R < 2 || E < 2) continue;
+        if (!site_is_parameter(&m->site[i]) || !plan->learn[i].rank) continue;
         char *name = adapter_tensor_name(m, plan, a, i, PARAM_LORA_B);
-        WeightView *v = weights_find(w, name);
+        const WeightView *v = weights_find(w, name);
         mem_free(name);
-        int64_t n = R * E;
-        double *norm = mem_alloc(sizeof *norm * (size_t)n), total = 0;
-        float *row = mem_alloc(sizeof *row * (size_t)n);
-        for (int64_t o = 0; o < v->dim[0]; o++) {
-            dtype_info[v->dtype].to_f32((const char *)v->data + dtype_bytes(v->dtype, o * n), row,
-                                        n);
-            for (int64_t c = 0; c < n; c++) norm[c] += (double)row[c] * (double)row[c];
-        }
-        for (int64_t c = 0; c < n; c++) norm[c] = sqrt(norm[c]), total += norm[c];
-        if (total > 0) {
-            for (int64_t c = 0; c < n; c++) norm[c] *= (double)n / total;
-            fastest += spread_left(norm, E, R, true), major += spread_left(norm, E, R, false);
-            example = v->name;
-        }
-        mem_free(norm);
-        mem_free(row);
+        order_add(&signs, v, m->dims.n_experts, plan->learn[i].rank);
+        example = v->name;
     }
-    if (!example || fastest <= 2 * major) return 0;
+    if (!order_looks_expert_major(&signs)) return 0;
     return err_set(e,
                    "%s/adapter_model.safetensors: the columns of lora_B of the experts (%s, ...) "
                    "look expert-major (column e*r + j); PEFT's order is expert-fastest (column j*E "
