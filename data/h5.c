@@ -72,6 +72,7 @@ static int failed(const HdfFile *f, const char *doing, const char *what, Err *e)
 /* ---- files ---- */
 
 static hid_t access_plist(void) {
+    H5dont_atexit(); /* at exit HDF5 would write again what a full disk refused, and crash */
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
     hid_t plist = H5Pcreate(H5P_FILE_ACCESS);
     H5Pset_fclose_degree(plist, H5F_CLOSE_STRONG);
