@@ -243,10 +243,17 @@ static void count_text(char out[32], int64_t n) {
         snprintf(out, 32, "%ld", (long)n);
 }
 
+/* One cell of the table of what learns: a kind's name, its tensors or its parameters. */
+static void describe_cell(Buf *out, int line, const char *name, int tensors, int64_t values) {
+    char text[32];
+    count_text(text, line == 1 ? tensors : values);
+    buf_printf(out, "%12s", line == 0 ? name : tensors ? text : line == 1 ? "frozen" : "-");
+}
+
 void session_describe(const Session *s, Buf *out) {
     int64_t values[KIND_COUNT] = {0}, all = 0, base = 0;
     int tensors[KIND_COUNT] = {0}, n = 0;
-    char text[32], whole[32];
+    char whole[32];
     for (int i = 0; i < s->params.n; i++) {
         const Param *p = &s->params.param[i];
         if (!p->learns) continue;
@@ -255,16 +262,18 @@ void session_describe(const Session *s, Buf *out) {
         values[k] += tensor_numel(p->tensor), all += tensor_numel(p->tensor);
     }
     for (int i = 0; i < s->model->n_sites; i++) base += site_numel(s->model, &s->model->site[i]);
-    for (int k = 0; k < KIND_COUNT; k++) {
-        if (!tensors[k] && k > KIND_ROUTER) continue;
-        count_text(text, values[k]);
-        buf_printf(out, "  %-11s %5d tensors  %10s parameters%s\n", kind_name[k], tensors[k], text,
-                   tensors[k] ? "" : "  (frozen)");
+    static const char *const title[] = {"learns", "  tensors", "  parameters"};
+    for (int line = 0; line < 3; line++) {
+        buf_printf(out, "%-12s", title[line]);
+        for (int k = 0; k < KIND_COUNT; k++) {
+            if (!tensors[k] && k > KIND_ROUTER) continue;
+            describe_cell(out, line, kind_name[k], tensors[k], values[k]);
+        }
+        describe_cell(out, line, "all", n, all);
+        count_text(whole, base);
+        if (line == 2) buf_printf(out, "  beside %s of the base", whole);
+        buf_add_text(out, "\n");
     }
-    count_text(text, all);
-    count_text(whole, base);
-    buf_printf(out, "  %-11s %5d tensors  %10s parameters, beside %s of the base\n", "all", n, text,
-               whole);
 }
 
 int session_blame_nonfinite(const Session *s, const char *what, Err *e) {

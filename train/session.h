@@ -27,7 +27,7 @@ int output_check(const Config *cfg, Err *e);
 
 /* Bytes the step arena needs for this batch, found by a dry run: forward and backward. */
 size_t session_dry_run(Session *s, const Batch *longest);
-/* What learns, by kind: tensors and parameters. One line a kind; appended. */
+/* What learns, by kind: tensors and parameters. A table of three lines; appended. */
 void session_describe(const Session *s, Buf *out);
 /* A loss or logit that is no number: -1 with the sentence that names the culprit. */
 int session_blame_nonfinite(const Session *s, const char *what, Err *e);

@@ -151,7 +151,7 @@ static void describe_start(const Trainer *t, const Batch *longest) {
     Session *s = t->s;
     Buf text = {0};
     session_describe(s, &text);
-    progress_say(NULL, "learns:\n%.*s", (int)text.n - 1, text.p);
+    progress_say(NULL, "%.*s", (int)text.n - 1, text.p);
     buf_free(&text);
     double MiB = 1048576, step = (double)session_dry_run(s, longest) / MiB,
            base = (double)model_mapped_bytes(s->model) / MiB;
