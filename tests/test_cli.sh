@@ -1,0 +1,456 @@
+#!/bin/sh
+# test_cli.sh - the program as its users meet it: exit statuses, one clear sentence for each thing
+# that is wrong with its input, nothing half-written, runs that are stopped or killed and go on.
+# MOESMITH names the program, TOOL tests/tool.c; run from the repository root.
+: "${MOESMITH:=build/moesmith}" "${TOOL:=build/tests/tool}"
+[ -x "$MOESMITH" ] && [ -x "$TOOL" ] || { echo "no program to test: $MOESMITH, $TOOL"; exit 77; }
+
+golden=tests/golden/models/moe
+model=$golden/model
+rows=$golden/batch.jsonl
+tmp=$(mktemp -d "${TMPDIR:-/tmp}/moesmith-cli.XXXXXX") || exit 2
+trap 'rm -rf "$tmp"' EXIT
+failed=0
+checks=0
+
+wrong() {
+    echo "WRONG: $case: $*"
+    sed 's/^/    | /' "$tmp/err"
+    failed=$((failed + 1))
+}
+
+# run ARGUMENT... - the program; its status into $status, what it said into $tmp/out and $tmp/err
+run() {
+    checks=$((checks + 1))
+    "$MOESMITH" "$@" > "$tmp/out" 2> "$tmp/err"
+    status=$?
+}
+
+# judged STATUS PATTERN - whether the program that just ran gave up as it should
+judged() {
+    [ "$status" = "$1" ] || { wrong "exit status $status, not $1"; return; }
+    [ "$(grep -c '^moesmith: ' "$tmp/err")" = 1 ] || wrong "not one sentence"
+    tail -n 1 "$tmp/err" | grep '^moesmith: ' | grep -Eq "$2" || wrong "does not say: $2"
+    ! grep -Eq 'internal error|Sanitizer|runtime error' "$tmp/err" || wrong "an error of the program's own"
+    [ -z "$(find "$tmp" -name '*.partial*')" ] || wrong "left $(find "$tmp" -name '*.partial*')"
+}
+
+# refuses STATUS PATTERN ARGUMENT... - wrong input: one sentence, and little beside it
+refuses() {
+    want=$1 pattern=$2
+    shift 2
+    run "$@"
+    judged "$want" "$pattern"
+    [ "$(wc -l < "$tmp/err")" -le 6 ] || wrong "more than 6 lines on standard error"
+}
+
+# works ARGUMENT...
+works() {
+    run "$@"
+    [ "$status" = 0 ] || wrong "exit status $status"
+}
+
+is() { [ "$1" = "$2" ] || wrong "is \"$1\", not \"$2\""; }
+absent() { [ ! -e "$1" ] || wrong "left $1"; }
+
+# train, logits ... of the golden model, with what follows
+with() {
+    verb=$1
+    shift
+    echo "$verb" --base_model "$model" --datasets "$rows" --datasets.0.type tokens --compute f32 "$@"
+}
+
+# ---- usage ----
+
+case='unknown verb'
+refuses 2 'no verb "trian".*train' trian
+case='no verb'
+refuses 2 'no verb given'
+case='missing config file'
+refuses 2 'nowhere.yaml' train "$tmp/nowhere.yaml"
+case='unknown key in a file'
+printf 'base_model: %s\nlearning_rte: 0.1\n' "$model" > "$tmp/bad.yaml"
+refuses 2 'bad.yaml:2.*learning_rte.*learning_rate' train "$tmp/bad.yaml"
+case='unknown flag'
+refuses 2 'lora_rnk.*lora_rank' train --lora_rnk 3
+case='wrong type'
+refuses 2 'lora_r .*many.*whole number' train --lora_r many
+case='not YAML'
+printf 'base_model: [a\nb: }\n' > "$tmp/bad.yaml"
+refuses 2 'bad.yaml' train "$tmp/bad.yaml"
+case='a key it cannot do without'
+refuses 2 'output_dir' $(with train)
+case='a word that is none of the choices'
+refuses 2 'lr_scheduler.*cosine' $(with train --lr_scheduler cosin --output_dir "$tmp/o")
+case='keys that exclude each other'
+refuses 2 'lora_dropout.*lora_target_parameters' $(with train --lora_dropout 0.1 --output_dir "$tmp/o")
+case='help'
+works --help
+grep -q 'gradient_checkpointing' "$tmp/out" && grep -q '  train ' "$tmp/out" || wrong "says too little"
+case='version'
+works --version
+
+# ---- checkpoints ----
+
+# damaged - a fresh copy of the model in $tmp/m
+damaged() {
+    rm -rf "$tmp/m"
+    cp -r "$model" "$tmp/m"
+    chmod -R u+w "$tmp/m"
+    st=$tmp/m/model.safetensors
+}
+# refuses_model PATTERN [VERB] - training on $tmp/m is refused, and output_dir is not made
+refuses_model() {
+    refuses 1 "$1" "${2:-train}" --base_model "$tmp/m" --datasets "$rows" --datasets.0.type tokens \
+        --output_dir "$tmp/o" --output "$tmp/o.h5" --max_steps 1
+    absent "$tmp/o"
+    absent "$tmp/o.h5"
+}
+
+case='no such model'
+rm -rf "$tmp/m"
+refuses_model 'base_model.*is not a directory'
+case='no config.json'
+damaged
+rm "$tmp/m/config.json"
+refuses_model 'config.json'
+case='config.json cut short'
+damaged
+dd if="$model/config.json" of="$tmp/m/config.json" bs=1 count=100 2> /dev/null
+refuses_model 'config.json'
+case='another family'
+damaged
+sed 's/gemma4_text/llama/' "$model/config.json" > "$tmp/m/config.json"
+refuses_model 'llama'
+case='sizes that cannot be'
+for edit in 's/"num_hidden_layers": 4/"num_hidden_layers": -4/' 's/"hidden_size": 20/"hidden_size": 99999999999/' \
+    's/"num_attention_heads": 4/"num_attention_heads": "four"/' 's/"top_k_experts": 2/"top_k_experts": 7/' \
+    's/"num_key_value_heads": 2/"num_key_value_heads": 3/' 's/"head_dim": 6/"head_dim": 0/' \
+    's/"vocab_size": 96/"vocab_size": 1000000000/' 's/"num_experts": 6/"num_experts": 0/'; do
+    damaged
+    sed "$edit" "$model/config.json" > "$tmp/m/config.json"
+    refuses_model 'config.json'
+done
+case='no weights'
+damaged
+rm "$st"
+refuses_model 'model.safetensors'
+case='weights cut short'
+for bytes in 0 7 100 5000 60000; do
+    dd if="$model/model.safetensors" of="$st" bs=1 count=$bytes 2> /dev/null
+    refuses_model 'model.safetensors'
+done
+case='a header that lies'
+"$TOOL" lie "$model/model.safetensors" "$st"
+refuses_model 'model.safetensors'
+case='a missing shard'
+damaged
+mv "$st" "$tmp/m/model-00001-of-00002.safetensors"
+printf '{"metadata":{},"weight_map":{"model.norm.weight":"model-00001-of-00002.safetensors","model.embed_tokens.weight":"model-00002-of-00002.safetensors"}}' \
+    > "$tmp/m/model.safetensors.index.json"
+refuses_model 'model-00002-of-00002.safetensors'
+case='an index that leads out of the directory'
+printf '{"weight_map":{"model.norm.weight":"../../etc/passwd"}}' > "$tmp/m/model.safetensors.index.json"
+refuses_model 'index.json'
+case='a missing tensor'
+damaged
+q=model.layers.2.self_attn.q_proj.weight
+"$TOOL" drop "$model/model.safetensors" "$st" $q
+refuses_model "$q is missing"
+case='a tensor nobody reads'
+"$TOOL" add "$model/model.safetensors" "$st" model.layers.2.extra.weight
+refuses_model 'model.layers.2.extra.weight'
+case='a tensor of another shape'
+"$TOOL" turn "$model/model.safetensors" "$st" $q
+refuses_model "$q has shape"
+case='a NaN in the weights'
+"$TOOL" nan "$model/model.safetensors" "$st" $q
+refuses 1 "$q holds NaN" eval --base_model "$tmp/m" --datasets "$rows"
+refuses 1 "$q holds NaN" logits --base_model "$tmp/m" --datasets "$rows" --output "$tmp/o.h5"
+absent "$tmp/o.h5"
+refuses 1 "$q holds NaN" train --base_model "$tmp/m" --datasets "$rows" --max_steps 2 --output_dir "$tmp/o"
+rm -rf "$tmp/o"
+printf '{"input_ids": [2, 3, 4]}\n' > "$tmp/prompts.jsonl"
+refuses 1 "$q holds NaN" generate --base_model "$tmp/m" --prompts "$tmp/prompts.jsonl"
+
+# ---- data ----
+
+# refuses_row PATTERN ROW - the third line of a file
+refuses_row() {
+    head -n 2 "$rows" > "$tmp/bad.jsonl"
+    printf "$2\n" >> "$tmp/bad.jsonl"
+    refuses 1 "bad.jsonl:3.*$1" train --base_model "$model" --datasets "$tmp/bad.jsonl" \
+        --datasets.0.type tokens --output_dir "$tmp/o"
+    absent "$tmp/o"
+}
+
+case='a line that is not JSON'
+refuses_row '' '{"input_ids": [2, 3'
+case='a line that is no object'
+refuses_row '' '[1, 2]'
+case='a line that is not UTF-8'
+refuses_row '' '{"input_ids": [2, 3], "text": "\377"}'
+case='an id beyond the vocabulary'
+refuses_row '96' '{"input_ids": [2, 96]}'
+case='a negative id'
+refuses_row '' '{"input_ids": [2, -1]}'
+case='labels of another length'
+refuses_row 'labels' '{"input_ids": [2, 3, 4], "labels": [3]}'
+case='ids that are no numbers'
+refuses_row 'input_ids' '{"input_ids": [2, "3"]}'
+case='an empty dataset'
+: > "$tmp/empty.jsonl"
+refuses 1 'hold no sample' train --base_model "$model" --datasets "$tmp/empty.jsonl" --output_dir "$tmp/o"
+absent "$tmp/o"
+case='no such dataset'
+refuses 1 'nowhere.jsonl' train --base_model "$model" --datasets "$tmp/nowhere.jsonl" --output_dir "$tmp/o"
+
+# ---- where to write ----
+
+case='output_dir is a file'
+: > "$tmp/file"
+refuses 1 "$tmp/file" $(with train --max_steps 1 --output_dir "$tmp/file")
+case='output_dir lies below a file'
+refuses 1 "$tmp/file" $(with train --max_steps 1 --output_dir "$tmp/file/below")
+case='output_dir is not empty'
+mkdir "$tmp/full"
+: > "$tmp/full/mine"
+refuses 1 'not empty.*--overwrite' $(with train --max_steps 1 --output_dir "$tmp/full")
+refuses 1 'not empty|exists' export --base_model "$model" --format merged --output "$tmp/full"
+refuses 1 'exists' $(with logits --output "$tmp/full/mine")
+[ -f "$tmp/full/mine" ] || wrong "the file there is gone"
+
+# limited BLOCKS ARGUMENT... - the program on a disk that is full after so many blocks of 512 bytes
+limited() {
+    blocks=$1
+    shift
+    checks=$((checks + 1))
+    (
+        trap '' XFSZ
+        ulimit -f "$blocks"
+        exec "$MOESMITH" "$@" > "$tmp/out" 2> "$tmp/err"
+    )
+    status=$?
+}
+
+case='the disk is full: export'
+limited 100 export --base_model "$model" --format merged --output "$tmp/merged"
+judged 1 "$tmp/merged"
+absent "$tmp/merged"
+case='the disk is full: logits'
+limited 20 $(with logits --output "$tmp/l.h5")
+judged 1 'l.h5'
+absent "$tmp/l.h5"
+case='the disk is full: gradients'
+limited 20 $(with train --max_steps 1 --save_gradients "$tmp/g.safetensors" --output_dir "$tmp/o")
+judged 1 'g.safetensors'
+absent "$tmp/g.safetensors"
+rm -rf "$tmp/o"
+case='the disk is full: a checkpoint'
+works $(with train --max_steps 4 --save_steps 2 --output_dir "$tmp/whole")
+cp -r "$tmp/whole" "$tmp/o"
+rm -r "$tmp/o/checkpoint-4" "$tmp/o/adapter_model.safetensors"
+limited 20 $(with train --max_steps 4 --save_steps 2 --output_dir "$tmp/o" --resume_from_checkpoint auto)
+judged 1 'adapter_model.safetensors|state.h5'
+absent "$tmp/o/checkpoint-4"
+works $(with train --max_steps 4 --save_steps 2 --output_dir "$tmp/o" --resume_from_checkpoint auto)
+cmp -s "$tmp/o/adapter_model.safetensors" "$tmp/whole/adapter_model.safetensors" || wrong "other values"
+rm -rf "$tmp/o"
+case='standard output is full'
+if [ -w /dev/full ]; then
+    "$MOESMITH" $(with eval --json) > /dev/full 2> "$tmp/err"
+    status=$?
+    judged 1 'standard output'
+fi
+
+# ---- adapters ----
+
+works $(with train --max_steps 40 --learning_rate 0.01 --lora_r 3 --router.train lora --output_dir "$tmp/trained")
+# spoilt [FROM] - a fresh copy of a trained adapter in $tmp/a
+spoilt() {
+    rm -rf "$tmp/a"
+    mkdir "$tmp/a"
+    from=${1:-$tmp/trained}
+    cp "$from"/adapter_* "$tmp/a"
+    chmod u+w "$tmp/a"/*
+    ast=$tmp/a/adapter_model.safetensors
+}
+refuses_adapter() { refuses 1 "$1" $(with eval --lora_model_dir "$tmp/a"); }
+edit_config() { sed "$1" "$from/adapter_config.json" > "$tmp/a/adapter_config.json"; }
+
+case='an adapter as it should be'
+spoilt
+works $(with eval --lora_model_dir "$tmp/a" --json)
+case='no such adapter'
+rm -rf "$tmp/a"
+refuses_adapter 'lora_model_dir'
+case='no adapter_config.json'
+spoilt
+rm "$tmp/a/adapter_config.json"
+refuses_adapter 'adapter_config.json'
+case='no adapter_model.safetensors'
+spoilt
+rm "$ast"
+refuses_adapter 'adapter_model.safetensors'
+case='another rank'
+spoilt
+edit_config 's/"r": 3/"r": 4/'
+refuses_adapter 'rank'
+case='a rank that cannot be'
+edit_config 's/"r": 3/"r": 0/'
+refuses_adapter 'adapter_config.json'
+case='an adapter of another model'
+spoilt tests/golden/models/dense/adapter
+refuses_adapter 'tensor'
+case='an adapter of another shape'
+spoilt
+qa=base_model.model.$(echo $q | sed 's/weight/lora_A.weight/')
+"$TOOL" turn "$tmp/trained/adapter_model.safetensors" "$ast" $qa
+refuses_adapter "$qa has shape"
+case='an adapter with a missing tensor'
+"$TOOL" drop "$tmp/trained/adapter_model.safetensors" "$ast" $qa
+refuses_adapter "$qa is missing"
+case='an adapter with one tensor more'
+"$TOOL" add "$tmp/trained/adapter_model.safetensors" "$ast" base_model.model.model.layers.0.more.lora_A.weight
+refuses_adapter 'layers.0.more.lora_A.weight'
+case='a NaN in an adapter'
+"$TOOL" nan "$tmp/trained/adapter_model.safetensors" "$ast" $qa
+refuses_adapter "$qa holds a NaN"
+case='the transposed layout'
+"$TOOL" swap "$tmp/trained/adapter_model.safetensors" "$ast"
+refuses_adapter 'transposed layout'
+case='the 3-D expert-major layout'
+"$TOOL" experts3d "$tmp/trained/adapter_model.safetensors" "$ast"
+refuses_adapter 'expert-major layout'
+case='the per-expert layout'
+"$TOOL" per-expert "$tmp/trained/adapter_model.safetensors" "$ast"
+refuses_adapter 'per-expert layout'
+case='columns of B in expert-major order'
+"$TOOL" major "$tmp/trained/adapter_model.safetensors" "$ast"
+refuses_adapter 'look expert-major'
+case='a DoRA adapter'
+spoilt
+edit_config 's/"use_dora": false/"use_dora": true/'
+refuses_adapter 'DoRA'
+case='not LoRA at all'
+edit_config 's/"peft_type": "LORA"/"peft_type": "IA3"/'
+refuses_adapter 'IA3'
+case='a key that contradicts the adapter'
+spoilt
+refuses 1 'lora_r 5 contradicts' $(with train --lora_model_dir "$tmp/a" --lora_r 5 --output_dir "$tmp/o")
+absent "$tmp/o"
+
+# ---- going on ----
+
+case='resuming another run'
+again() { refuses 1 "$1" $(with train --max_steps 4 --save_steps 2 --output_dir "$tmp/whole" --resume_from_checkpoint auto) $2; }
+cp "$tmp/whole/adapter_model.safetensors" "$tmp/kept"
+head -n 4 "$rows" > "$tmp/other.jsonl"
+again 'data is not what' "--datasets $tmp/other.jsonl"
+again 'seed 42' '--seed 7'
+again 'other tensors' '--lora_r 2'
+again 'optimizer adamw' '--optimizer sgd'
+refuses 1 'not a checkpoint' $(with train --max_steps 4 --output_dir "$tmp/whole" --resume_from_checkpoint "$tmp/nowhere")
+cmp -s "$tmp/kept" "$tmp/whole/adapter_model.safetensors" || wrong "changed what was there"
+case='resuming from a damaged checkpoint'
+cp -r "$tmp/whole" "$tmp/o"
+dd if="$tmp/whole/checkpoint-4/state.h5" of="$tmp/o/checkpoint-4/state.h5" bs=1 count=3000 2> /dev/null
+refuses 1 'state.h5' $(with train --max_steps 6 --output_dir "$tmp/o" --resume_from_checkpoint auto)
+rm -rf "$tmp/o"
+
+# The same run three times: whole, stopped by a signal, killed again and again.
+steps=240
+long="--max_steps $steps --save_steps 20 --save_total_limit 2 --learning_rate 0.005 --router.train lora"
+same_end() { # whether $1 holds what the whole run wrote
+    cmp -s "$1/adapter_model.safetensors" "$tmp/long/adapter_model.safetensors" || wrong "another adapter"
+    "$TOOL" metrics "$1/metrics.jsonl" > "$tmp/a.metrics" || wrong "metrics.jsonl is torn"
+    "$TOOL" metrics "$tmp/long/metrics.jsonl" | cmp -s - "$tmp/a.metrics" || wrong "other metrics"
+}
+case='the whole run'
+works $(with train $long --output_dir "$tmp/long")
+is "$(grep -c step_seconds "$tmp/long/metrics.jsonl")" $steps
+is "$(echo "$tmp/long"/checkpoint-*)" "$tmp/long/checkpoint-220 $tmp/long/checkpoint-240"
+
+case='SIGTERM'
+rm -rf "$tmp/o"
+"$MOESMITH" $(with train $long --output_dir "$tmp/o") > "$tmp/out" 2> "$tmp/err" &
+pid=$!
+while ! grep -q '"step": 3,' "$tmp/o/metrics.jsonl" 2> /dev/null && kill -0 $pid 2> /dev/null; do sleep 0.01; done
+kill -TERM $pid 2> /dev/null
+wait $pid
+is $? 143
+grep -q 'resume_from_checkpoint auto' "$tmp/err" || wrong "does not say how to go on"
+set -- "$tmp/o"/checkpoint-*
+[ -f "$1/state.h5" ] || wrong "no checkpoint"
+absent "$tmp/o/adapter_model.safetensors"
+works $(with train $long --output_dir "$tmp/o" --resume_from_checkpoint auto)
+same_end "$tmp/o"
+
+case='kill -9'
+rm -rf "$tmp/o"
+for pause in 0.05 0.11 0.23 0.17 0.31; do
+    "$MOESMITH" $(with train $long --output_dir "$tmp/o" --resume_from_checkpoint auto) > "$tmp/out" 2> "$tmp/err" &
+    pid=$!
+    sleep $pause
+    kill -9 $pid 2> /dev/null
+    wait $pid 2> /dev/null
+    for file in "$tmp/o"/checkpoint-*[0-9]/*.safetensors "$tmp/o"/checkpoint-*[0-9]/state.h5; do
+        [ ! -e "$file" ] || "$TOOL" whole "$file" 2> "$tmp/err" || wrong "$file is not whole"
+    done
+done
+works $(with train $long --output_dir "$tmp/o" --resume_from_checkpoint auto)
+same_end "$tmp/o"
+[ -z "$(find "$tmp/o" -name '*.partial*')" ] || wrong "left $(find "$tmp/o" -name '*.partial*')"
+
+# ---- what works ----
+
+case='eval --json'
+works $(with eval --json)
+loss=$("$TOOL" json loss < "$tmp/out") || wrong "the last line is no JSON"
+works $(with eval --json --lora_model_dir "$tmp/trained")
+[ "$loss" != "$("$TOOL" json loss < "$tmp/out")" ] || wrong "the adapter does nothing"
+trained=$("$TOOL" json loss < "$tmp/out" | cut -c 1-7)
+case='logits'
+works $(with logits --output "$tmp/l.h5" --json)
+"$TOOL" json rows < "$tmp/out" > /dev/null || wrong "the last line is no JSON"
+is "$("$TOOL" shape "$tmp/l.h5" /logits)" 'f32 61 96'
+is "$("$TOOL" shape "$tmp/l.h5" /input_ids)" 'i32 61'
+is "$("$TOOL" shape "$tmp/l.h5" /offsets)" 'i64 7'
+works $(with logits --output "$tmp/l.h5" --overwrite --top_k 5)
+is "$("$TOOL" shape "$tmp/l.h5" /topk_logits)" 'f32 61 5'
+is "$("$TOOL" shape "$tmp/l.h5" /topk_ids)" 'i32 61 5'
+case='routes'
+works $(with routes --output "$tmp/r.h5" --json)
+"$TOOL" json output < "$tmp/out" > /dev/null || wrong "the last line is no JSON"
+for layer in 0 1 2 3; do
+    is "$("$TOOL" shape "$tmp/r.h5" /layer.$layer/experts)" 'i32 61 2'
+    is "$("$TOOL" shape "$tmp/r.h5" /layer.$layer/weights)" 'f32 61 2'
+    is "$("$TOOL" shape "$tmp/r.h5" /layer.$layer/load)" 'i64 6'
+done
+case='generate'
+printf '{"input_ids": [2, 3, 4]}\n{"input_ids": [2, 50]}\n' > "$tmp/prompts.jsonl"
+ask="generate --base_model $model --prompts $tmp/prompts.jsonl --max_new_tokens 6 --compute f32"
+works $ask --output "$tmp/before.jsonl"
+works $ask --output "$tmp/after.jsonl" --lora_model_dir "$tmp/trained"
+is "$(wc -l < "$tmp/before.jsonl" | tr -d ' ')" 2
+cmp -s "$tmp/before.jsonl" "$tmp/after.jsonl" && wrong "the adapter does nothing"
+works $ask --json
+"$TOOL" json rows < "$tmp/out" > /dev/null || wrong "the last line is no JSON"
+case='export and back'
+works export --base_model "$model" --lora_model_dir "$tmp/trained" --format peft --output "$tmp/peft" --json
+"$TOOL" json output < "$tmp/out" > /dev/null || wrong "the last line is no JSON"
+cmp -s "$tmp/peft/adapter_model.safetensors" "$tmp/trained/adapter_model.safetensors" || wrong "another adapter"
+works export --base_model "$model" --lora_model_dir "$tmp/trained" --format merged --output "$tmp/merged"
+works eval --base_model "$tmp/merged" --datasets "$rows" --datasets.0.type tokens --compute f32 --json
+is "$("$TOOL" json loss < "$tmp/out" | cut -c 1-7)" "$trained"
+case='an export no engine asked for'
+refuses 1 'gguff' export --base_model "$model" --format gguff --output "$tmp/e"
+absent "$tmp/e"
+case='init and full training'
+works init --base_model "$model/config.json" --output "$tmp/new"
+works train --base_model "$tmp/new" --datasets "$rows" --datasets.0.type tokens --adapter none --max_steps 3 --output_dir "$tmp/f" --json
+"$TOOL" json loss < "$tmp/out" > /dev/null || wrong "the last line is no JSON"
+works eval --base_model "$tmp/f" --datasets "$rows" --datasets.0.type tokens
+
+echo "$checks runs of the program, $failed wrong"
+[ "$failed" = 0 ]

@@ -1,0 +1,255 @@
+/* tool.c - what test_cli.sh cannot do in sh: damages weight files in ways that a real file may be
+ * damaged, and looks into files that the program wrote.
+ *
+ *     tool drop|add|turn|nan|swap|experts3d|per-expert|major FROM TO [NAME]   edits safetensors
+ *     tool lie FROM TO          the header claims bytes that are not there
+ *     tool whole FILE           fails unless FILE (.safetensors, .h5) is whole
+ *     tool shape FILE.h5 NAME   prints "f32 62 96"
+ *     tool json KEY             prints a value out of the last line of standard input
+ *     tool metrics FILE         prints metrics.jsonl without what differs from run to run */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "data/files.h"
+#include "data/h5.h"
+#include "data/json.h"
+#include "data/safetensors.h"
+
+static Err err;
+static void ok(int rc) {
+    if (rc == 0) return;
+    fprintf(stderr, "tool: %s\n", err.text);
+    exit(1);
+}
+
+/* ---- edits ---- */
+
+/* The experts' lora_A is (E*R, I) and their lora_B (O, R*E). */
+enum { EXPERTS = 6 }; /* of the golden model */
+
+/* A copy of the tensors that an edit works on; their data may be replaced. */
+typedef struct Edit {
+    SafetensorsEntry *at;
+    int n;
+    const char *name; /* the tensor meant, where the edit is about one */
+} Edit;
+
+static SafetensorsEntry *find(Edit *x, const char *name) {
+    for (int i = 0; i < x->n; i++) {
+        if (!strcmp(x->at[i].name, name)) return &x->at[i];
+    }
+    fprintf(stderr, "tool: no tensor %s\n", name);
+    exit(1);
+}
+
+static void drop(Edit *x) {
+    SafetensorsEntry *e = find(x, x->name);
+    *e = x->at[--x->n];
+}
+
+static void add(Edit *x) {
+    static const float value[2] = {1, 2};
+    x->at[x->n++] =
+        (SafetensorsEntry){.name = x->name, .dtype = DT_f32, .n_dim = 1, .dim = {2}, .data = value};
+}
+
+static void turn(Edit *x) { /* rows and columns change places */
+    SafetensorsEntry *e = find(x, x->name);
+    int64_t rows = e->dim[e->n_dim - 2];
+    e->dim[e->n_dim - 2] = e->dim[e->n_dim - 1];
+    e->dim[e->n_dim - 1] = rows;
+}
+
+static void *own(SafetensorsEntry *e) {
+    void *copy = mem_alloc((size_t)safetensors_entry_bytes(e));
+    memcpy(copy, e->data, (size_t)safetensors_entry_bytes(e));
+    e->data = copy;
+    return copy;
+}
+
+static void nan_(Edit *x) {
+    SafetensorsEntry *e = find(x, x->name);
+    ((float *)own(e))[3] = NAN;
+}
+
+/* The B of an expert's A, or NULL for any other tensor. */
+static SafetensorsEntry *partner(Edit *x, const SafetensorsEntry *a) {
+    char name[512];
+    if (!strstr(a->name, ".experts.")) return NULL;
+    snprintf(name, sizeof name, "%s", a->name);
+    char *role = strstr(name, "lora_A");
+    if (!role) return NULL;
+    role[5] = 'B';
+    return find(x, name);
+}
+
+/* As PEFT before 0.19.1 wrote them: A reads what the experts put out, B makes what they take in. */
+static void swap(Edit *x) {
+    for (int i = 0; i < x->n; i++) {
+        SafetensorsEntry *a = &x->at[i], *b = partner(x, a);
+        if (!b) continue;
+        const void *data = a->data;
+        int64_t in = a->dim[1], out = b->dim[0], both = a->dim[0];
+        a->dim[0] = both, a->dim[1] = out, a->data = b->data;
+        b->dim[0] = in, b->dim[1] = both, b->data = data;
+    }
+}
+
+static void experts3d(Edit *x) { /* (E,R,I) and (E,O,R) */
+    for (int i = 0; i < x->n; i++) {
+        SafetensorsEntry *a = &x->at[i], *b = partner(x, a);
+        if (!b) continue;
+        int64_t rank = a->dim[0] / EXPERTS, in = a->dim[1], out = b->dim[0];
+        a->n_dim = b->n_dim = 3;
+        memcpy(a->dim, (int64_t[]){EXPERTS, rank, in}, 3 * sizeof in);
+        memcpy(b->dim, (int64_t[]){EXPERTS, out, rank}, 3 * sizeof in);
+    }
+}
+
+static void per_expert(Edit *x) { /* one adapter an expert: experts.0.down_proj.lora_A */
+    for (int i = 0; i < x->n; i++) {
+        const char *at = strstr(x->at[i].name, ".experts.");
+        if (!at) continue;
+        Buf name = {0};
+        buf_add(&name, x->at[i].name, (size_t)(at - x->at[i].name));
+        buf_printf(&name, ".experts.0.%s.%s", strstr(at, "base_layer") ? "up_proj" : "down_proj",
+                   strstr(at, "lora_"));
+        x->at[i].name = name.p;
+    }
+}
+
+static void major(Edit *x) { /* B's columns with the rank fastest */
+    for (int i = 0; i < x->n; i++) {
+        SafetensorsEntry *b = partner(x, &x->at[i]);
+        if (!b) continue;
+        const float *from = b->data;
+        float *to = own(b);
+        int64_t n = b->dim[1], rank = n / EXPERTS;
+        for (int64_t o = 0; o < b->dim[0]; o++) {
+            for (int64_t c = 0; c < n; c++)
+                to[o * n + c % EXPERTS * rank + c / EXPERTS] = from[o * n + c];
+        }
+    }
+}
+
+static const struct {
+    const char *word;
+    void (*edit)(Edit *x);
+} edits[] = {{"drop", drop},   {"add", add},
+             {"turn", turn},   {"nan", nan_},
+             {"swap", swap},   {"experts3d", experts3d},
+             {"major", major}, {"per-expert", per_expert}};
+
+static void edit(void (*how)(Edit *), const char *from, const char *to, const char *name) {
+    Weights *w;
+    ok(weights_open(&w, from, &err));
+    Edit x = {mem_alloc(sizeof *x.at * (size_t)(weights_count(w) + 1)), weights_count(w), name};
+    for (int i = 0; i < x.n; i++) {
+        const WeightView *v = weights_at(w, i);
+        x.at[i] = (SafetensorsEntry){
+            .name = v->name, .dtype = v->dtype, .n_dim = v->n_dim, .data = v->data};
+        memcpy(x.at[i].dim, v->dim, sizeof v->dim);
+    }
+    how(&x);
+    ok(safetensors_write(to, x.at, x.n, NULL, 0, &err));
+}
+
+/* The first tensor's end moves out of the file; the header keeps its length. */
+static void lie(const char *from, const char *to) {
+    Buf b = {0};
+    ok(files_read(from, &b, &err));
+    char *at = strstr(b.p + 8, "\"data_offsets\":[");
+    char *last = at ? strchr(at, ']') : NULL;
+    if (!last) exit(1);
+    for (char *c = strchr(at, ',') + 1; c < last; c++) *c = '9';
+    ok(files_write_whole(to, b.p, b.n, &err));
+    buf_free(&b);
+}
+
+/* ---- looks ---- */
+
+static bool ends_with(const char *text, const char *end) {
+    size_t n = strlen(text), k = strlen(end);
+    return n >= k && !strcmp(text + n - k, end);
+}
+
+static void whole(const char *path) {
+    if (ends_with(path, ".h5")) {
+        HdfFile *f;
+        ok(h5_open(&f, path, &err));
+        h5_close(f);
+        return;
+    }
+    Weights *w;
+    ok(weights_open(&w, path, &err));
+    weights_close(w);
+}
+
+static void shape(const char *path, const char *name) {
+    static const char *const type_name[HDF_TYPES] = {"f32", "i32", "i64", "u8"};
+    HdfFile *f;
+    HdfType type;
+    int n;
+    int64_t dim[HDF_DIMS];
+    ok(h5_open(&f, path, &err));
+    ok(h5_shape(f, name, &type, &n, dim, &err));
+    printf("%s", type_name[type]);
+    for (int i = 0; i < n; i++) printf(" %ld", (long)dim[i]);
+    printf("\n");
+    h5_close(f);
+}
+
+static void json(const char *key) {
+    static char line[1 << 20];
+    json_t *value = NULL;
+    while (fgets(line, sizeof line, stdin)) {
+        json_decref(value);
+        value = json_loads(line, 0, NULL);
+    }
+    const json_t *found = json_object_get(value, key);
+    if (!found) exit(1);
+    char *text = json_dumps(found, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
+    printf("%s\n", text);
+    mem_free(text);
+    json_decref(value);
+}
+
+static void metrics(const char *path) {
+    static const char *const differ[] = {"tokens_per_second", "step_seconds", "peak_memory_bytes"};
+    Buf all = {0};
+    ok(files_read(path, &all, &err));
+    buf_add(&all, "", 1);
+    for (char *line = all.p, *end; (end = strchr(line, '\n')); line = end + 1) {
+        json_t *row = json_loadb(line, (size_t)(end - line), 0, NULL);
+        if (!row) exit(1);
+        for (size_t i = 0; i < COUNT_OF(differ); i++) json_object_del(row, differ[i]);
+        char *text = json_dumps(row, JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(17));
+        printf("%s\n", text);
+        mem_free(text);
+        json_decref(row);
+    }
+    buf_free(&all);
+}
+
+int main(int argc, char **argv) {
+    const char *verb = argc > 1 ? argv[1] : "";
+    for (size_t i = 0; i < COUNT_OF(edits) && argc > 3; i++) {
+        if (strcmp(edits[i].word, verb)) continue;
+        edit(edits[i].edit, argv[2], argv[3], argc > 4 ? argv[4] : "");
+        return 0;
+    }
+    if (!strcmp(verb, "lie") && argc > 3)
+        lie(argv[2], argv[3]);
+    else if (!strcmp(verb, "whole") && argc > 2)
+        whole(argv[2]);
+    else if (!strcmp(verb, "shape") && argc > 3)
+        shape(argv[2], argv[3]);
+    else if (!strcmp(verb, "json") && argc > 2)
+        json(argv[2]);
+    else if (!strcmp(verb, "metrics") && argc > 2)
+        metrics(argv[2]);
+    else
+        return fprintf(stderr, "tool: see tool.c\n"), 2;
+    return 0;
+}
