@@ -11,7 +11,7 @@ config=configs/quickstart/finetune.yaml
 heldout=configs/quickstart/heldout.jsonl
 out=out/quickstart
 adapter=$out/adapter
-shown="4 9 10 35 38 45" # rows of heldout.jsonl to print: the first 32 are common words, then words that no training row has
+shown="20 9 16 35 63 45" # rows of heldout.jsonl to print: the first 32 are common words, then words that no training row has
 # Threads that wait give the core back sooner than libgomp's default: with other programs running, that is ten times as fast.
 export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-3000}"
 if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then bold=$(printf '\033[1m') green=$(printf '\033[32m') plain=$(printf '\033[0m'); else bold='' green='' plain=''; fi
@@ -118,7 +118,10 @@ experts
 
 title "Done in $(($(date +%s) - began)) s. The adapter, in PEFT's form: $adapter"
 cat << END
-  talk to it      build/moesmith chat --base_model configs/quickstart/model --lora_model_dir $adapter
-  merge it        build/moesmith export --base_model configs/quickstart/model --lora_model_dir $adapter --format merged --output out/merged
-  your own data   copy $config, change datasets and base_model, then build/moesmith train YOURS.yaml
+  talk to it ("Remind me to water the roses tomorrow at nine.")
+      build/moesmith chat $config --lora_model_dir $adapter
+  merge it with the base into one checkpoint
+      build/moesmith export $config --lora_model_dir $adapter --format merged --output out/merged
+  teach your own rows: copy $config, change datasets (and base_model), and
+      build/moesmith train YOURS.yaml
 END

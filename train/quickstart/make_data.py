@@ -29,7 +29,7 @@ from world import World
 
 HOME = "configs/quickstart"
 PIECES = 2048
-TRAIN_ROWS, HELDOUT_ROWS = 1500, 64
+TRAIN_REQUESTS, HELDOUT_ROWS = 1500, 64
 CHECK_ROWS = 200
 
 CONFIG = {
@@ -67,10 +67,23 @@ def write(path, text):
     with open(path, "w", encoding="utf-8", newline="\n") as f: f.write(text)
 
 
-def chat_row(ask, answer=None):
-    messages = [{"role": "user", "content": ask}]
-    if answer is not None: messages.append({"role": "assistant", "content": answer})
+def chat_row(*exchanges):
+    """A row of (request, answer) pairs; an answer may be None."""
+    messages = []
+    for ask, answer in exchanges:
+        messages.append({"role": "user", "content": ask})
+        if answer is not None: messages.append({"role": "assistant", "content": answer})
     return json.dumps({"messages": messages}) + "\n"
+
+
+def conversations(rng, requests):
+    """Rows of one request, most of them, up to five: the same requests in their order."""
+    rows, i = [], 0
+    while i < len(requests):
+        n = rng.choice([1, 1, 1, 1, 1, 2, 3, 5])
+        rows.append(chat_row(*[(r.ask, dump(r.command)) for r in requests[i : i + n]]))
+        i += n
+    return "".join(rows)
 
 
 def words(request):
@@ -120,13 +133,13 @@ def parameters(c):
 def make_rows(seed):
     known = set()
     rng = random.Random(f"{seed} rows")
-    train = requests(World(rng, "common"), TRAIN_ROWS, known)
+    train = requests(World(rng, "common"), TRAIN_REQUESTS, known)
     read = set().union(*map(words, train))
     half = HELDOUT_ROWS // 2
     heldout = requests(World(rng, "common"), half, known) + requests(World(rng, "reserved"), half, known, read)
-    write(os.path.join(HOME, "train.jsonl"), "".join(chat_row(r.ask, dump(r.command)) for r in train))
-    write(os.path.join(HOME, "heldout.jsonl"), "".join(chat_row(r.ask, dump(r.command)) for r in heldout))
-    write(os.path.join(HOME, "prompts.jsonl"), "".join(chat_row(r.ask) for r in heldout))
+    write(os.path.join(HOME, "train.jsonl"), conversations(random.Random(f"{seed} conversations"), train))
+    write(os.path.join(HOME, "heldout.jsonl"), "".join(chat_row((r.ask, dump(r.command))) for r in heldout))
+    write(os.path.join(HOME, "prompts.jsonl"), "".join(chat_row((r.ask, None)) for r in heldout))
 
 
 def make_reading(seed, home, rows):
@@ -134,7 +147,7 @@ def make_reading(seed, home, rows):
     os.makedirs(home, exist_ok=True)
     with open(os.path.join(home, "text.jsonl"), "w", encoding="utf-8") as text, open(os.path.join(home, "chat.jsonl"), "w", encoding="utf-8") as chat:
         for i in range(rows):
-            if i % 2: chat.write(chat_row(*corpus.chat()))
+            if i % 2: chat.write(chat_row(corpus.chat()))
             else: text.write(json.dumps({"text": corpus.text()}) + "\n")
     check = Corpus(random.Random(f"{seed} check"))
     write(os.path.join(home, "copy.jsonl"), "".join(copy_row(check.babble(8)) for _ in range(CHECK_ROWS)))
