@@ -111,7 +111,7 @@ void buf_free(Buf *b) {
 }
 
 int arena_open(Arena *a, size_t reserve, Err *e) {
-    const size_t least = (size_t)64 << 20;
+    const size_t least = reserve < (size_t)64 << 20 ? reserve : (size_t)64 << 20;
     void *p = MAP_FAILED;
     for (; p == MAP_FAILED && reserve >= least;
          reserve /= 2) { /* less where the user set a limit */

@@ -54,7 +54,7 @@ typedef struct Arena {
     char *base;
     size_t cap, top, peak; /* bytes; peak is the highest top ever */
 } Arena;
-int arena_open(Arena *a, size_t reserve, Err *e);
+int arena_open(Arena *a, size_t reserve, Err *e); /* gets less where the system gives less */
 void arena_close(Arena *a);
 void *arena_push(Arena *a, size_t bytes); /* 64-byte aligned, not cleared (NaN in debug builds) */
 void *arena_push_zero(Arena *a, size_t bytes);

@@ -38,8 +38,9 @@ static void test_arena(void **state) {
     assert_non_null(arena_push(&a, 1 << 20)); /* all of it fits */
     arena_close(&a);
     arena_close(&a); /* twice does no harm */
-    assert_int_equal(arena_open(&a, SIZE_MAX / 2, &e), -1);
-    assert_non_null(strstr(e.text, "ulimit"));
+    assert_int_equal(arena_open(&a, SIZE_MAX / 2, &e), 0); /* less than asked, but some */
+    assert_true(a.cap >= (size_t)64 << 20 && a.cap < SIZE_MAX / 2);
+    arena_close(&a);
 }
 
 static void test_heap_and_text(void **state) {

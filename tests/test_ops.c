@@ -8,8 +8,7 @@
  * is (1) the curvature that central differences do not see: h^2/6 of a third derivative, a third
  * of |D(h) - D(2h)|; all of it is allowed; (2) rounding of the outputs: independent errors of
  * ULPS float32 units each, in two losses, over 2h; (3) rounding of the gradient: ULPS units of
- * each product. A test so tolerant that it would pass a gradient wrong by a few percent is a
- * failure of its own (RESOLUTION). */
+ * each product. A test too tolerant to see a gradient wrong by a few percent fails (RESOLUTION). */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
