@@ -33,7 +33,7 @@ build() {
     cmake -S . -B build -DCMAKE_BUILD_TYPE=Release && cmake --build build -j "$(nproc)" --target moesmith
 }
 
-# measure NAME [FLAGS...]: the held-out loss, the answers and the use of the experts, as $out/NAME.*
+# measure NAME [FLAGS...]: the held-out loss, the answers and the load of the experts, as $out/NAME.*
 measure() {
     name=$1
     shift
@@ -78,20 +78,24 @@ answers() {
 
 # A bar an expert before and after, and how much of the load went to other experts: the loads are in the line of --json.
 experts() {
-    awk -v after="$out/after-routes.log" '
-        function loads(line, load, n, i) {
+    awk '
+        function load_of(line, load, n, i) {
             n = split(line, part, /"load": [[]/)
             for (i = 2; i <= n; i++) { sub(/[]].*/, "", part[i]); load[i - 2] = part[i] }
         }
-        function shift_of(a, b, x, y, n, i, all, moved) {
+        function moved(a, b, x, y, n, i, all, gone) {
             n = split(a, x, ", "); split(b, y, ", ")
-            for (i = 1; i <= n; i++) { all += x[i]; moved += (x[i] > y[i] ? x[i] - y[i] : 0) }
-            return 100 * moved / all
+            for (i = 1; i <= n; i++) { all += x[i]; gone += x[i] > y[i] ? x[i] - y[i] : 0 }
+            return 100 * gone / all
         }
-        { getline other < after }
-        /^layer/ { split($0, old, " "); split(other, new, " "); bars[old[2]] = old[3] "   " new[3]; layers++ }
-        /^[{]/ { loads($0, was); loads(other, is) }
-        END { for (l = 0; l < layers; l++) printf "  layer %d  %s   %2.0f %% of the load moved\n", l, bars[l], shift_of(was[l], is[l]) }' $out/before-routes.log
+        FNR == 1 { file++ }
+        /^layer/ { bars[file, $2] = $3; layers = $2 + 1 }
+        /^[{]/ && file == 1 { load_of($0, was) }
+        /^[{]/ && file == 2 { load_of($0, is) }
+        END {
+            for (l = 0; l < layers; l++)
+                printf "  layer %d  %s   %s   %2.0f %% of the load moved\n", l, bars[1, l], bars[2, l], moved(was[l], is[l])
+        }' $out/before-routes.log $out/after-routes.log
 }
 
 mkdir -p $out
@@ -113,7 +117,7 @@ answers shares
 printf '  %-52s %6s  %6s\n' "loss per token of the expected answers" "$(loss before)" "$(loss after)"
 answers missed
 
-title "The load of the 16 experts on these requests, before and after"
+title "The load of the 16 experts on these rows, before and after"
 experts
 
 title "Done in $(($(date +%s) - began)) s. The adapter, in PEFT's form: $adapter"
@@ -121,7 +125,8 @@ cat << END
   talk to it ("Remind me to water the roses tomorrow at nine.")
       build/moesmith chat $config --lora_model_dir $adapter
   merge it with the base into one checkpoint
-      build/moesmith export $config --lora_model_dir $adapter --format merged --output out/merged
+      build/moesmith export $config --lora_model_dir $adapter \\
+          --format merged --output out/merged
   teach your own rows: copy $config, change datasets (and base_model), and
       build/moesmith train YOURS.yaml
 END
