@@ -12,8 +12,6 @@ heldout=configs/quickstart/heldout.jsonl
 out=out/quickstart
 adapter=$out/adapter
 shown="20 9 16 35 63 45" # rows of heldout.jsonl to print: the first 32 are common words, then words that no training row has
-# Threads that wait give the core back sooner than libgomp's default: with other programs running, that is ten times as fast.
-export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-3000}"
 if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then bold=$(printf '\033[1m') green=$(printf '\033[32m') plain=$(printf '\033[0m'); else bold='' green='' plain=''; fi
 
 title() { printf '\n%s%s%s\n' "$bold" "$1" "$plain"; }
