@@ -125,13 +125,12 @@ int arena_open(Arena *a, size_t reserve, Err *e) {
                        least >> 20);
     }
     madvise(p, a->cap, MADV_HUGEPAGE);
-    ASAN_POISON_MEMORY_REGION(a->base, a->cap);
     return 0;
 }
 
 void arena_close(Arena *a) {
     if (!a->base) return;
-    ASAN_UNPOISON_MEMORY_REGION(a->base, a->cap);
+    ASAN_UNPOISON_MEMORY_REGION(a->base, a->peak);
     munmap(a->base, a->cap);
     *a = (Arena){0};
 }
