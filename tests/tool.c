@@ -33,6 +33,7 @@ typedef struct Edit {
     SafetensorsEntry *at;
     int n;
     const char *name; /* the tensor meant, where the edit is about one */
+    Arena keep;       /* of new names and data */
 } Edit;
 
 static SafetensorsEntry *find(Edit *x, const char *name) {
@@ -61,8 +62,8 @@ static void turn(Edit *x) { /* rows and columns change places */
     e->dim[e->n_dim - 1] = rows;
 }
 
-static void *own(SafetensorsEntry *e) {
-    void *copy = mem_alloc((size_t)safetensors_entry_bytes(e));
+static void *own(Edit *x, SafetensorsEntry *e) {
+    void *copy = arena_push(&x->keep, (size_t)safetensors_entry_bytes(e));
     memcpy(copy, e->data, (size_t)safetensors_entry_bytes(e));
     e->data = copy;
     return copy;
@@ -70,7 +71,7 @@ static void *own(SafetensorsEntry *e) {
 
 static void nan_(Edit *x) {
     SafetensorsEntry *e = find(x, x->name);
-    ((float *)own(e))[3] = NAN;
+    ((float *)own(x, e))[3] = NAN;
 }
 
 /* The B of an expert's A, or NULL for any other tensor. */
@@ -111,11 +112,10 @@ static void per_expert(Edit *x) { /* one adapter an expert: experts.0.down_proj.
     for (int i = 0; i < x->n; i++) {
         const char *at = strstr(x->at[i].name, ".experts.");
         if (!at) continue;
-        Buf name = {0};
-        buf_add(&name, x->at[i].name, (size_t)(at - x->at[i].name));
-        buf_printf(&name, ".experts.0.%s.%s", strstr(at, "base_layer") ? "up_proj" : "down_proj",
-                   strstr(at, "lora_"));
-        x->at[i].name = name.p;
+        char *name = arena_push(&x->keep, 512);
+        snprintf(name, 512, "%.*s.experts.0.%s.%s", (int)(at - x->at[i].name), x->at[i].name,
+                 strstr(at, "base_layer") ? "up_proj" : "down_proj", strstr(at, "lora_"));
+        x->at[i].name = name;
     }
 }
 
@@ -124,7 +124,7 @@ static void major(Edit *x) { /* B's columns with the rank fastest */
         SafetensorsEntry *b = partner(x, &x->at[i]);
         if (!b) continue;
         const float *from = b->data;
-        float *to = own(b);
+        float *to = own(x, b);
         int64_t n = b->dim[1], rank = n / EXPERTS;
         for (int64_t o = 0; o < b->dim[0]; o++) {
             for (int64_t c = 0; c < n; c++)
@@ -144,7 +144,9 @@ static const struct {
 static void edit(void (*how)(Edit *), const char *from, const char *to, const char *name) {
     Weights *w;
     ok(weights_open(&w, from, &err));
-    Edit x = {mem_alloc(sizeof *x.at * (size_t)(weights_count(w) + 1)), weights_count(w), name};
+    Edit x = {.n = weights_count(w), .name = name};
+    ok(arena_open(&x.keep, (size_t)1 << 26, &err));
+    x.at = arena_push(&x.keep, sizeof *x.at * (size_t)(x.n + 1));
     for (int i = 0; i < x.n; i++) {
         const WeightView *v = weights_at(w, i);
         x.at[i] = (SafetensorsEntry){
@@ -153,6 +155,8 @@ static void edit(void (*how)(Edit *), const char *from, const char *to, const ch
     }
     how(&x);
     ok(safetensors_write(to, x.at, x.n, NULL, 0, &err));
+    arena_close(&x.keep);
+    weights_close(w);
 }
 
 /* The first tensor's end moves out of the file; the header keeps its length. */
