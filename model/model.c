@@ -345,10 +345,13 @@ int model_check_finite(const Model *m, Err *e) {
 
 /* ---- running ---- */
 
+/* Where the masks' streams begin: far from all others drawn from the same seed. */
+static const uint64_t STREAM_DROPOUT = 0x64726f70ull << 32;
+
 /* What the adapter reads: the product's input, after dropout while training. */
 static Lora lora_of(Model *m, Tape *t, const Linear *l, Tensor *x) {
     if (!l->a) return (Lora){0};
-    uint64_t stream = m->dropout_step * (uint64_t)m->n_sites + (uint64_t)l->site;
+    uint64_t stream = STREAM_DROPOUT + m->dropout_step * (uint64_t)m->n_sites + (uint64_t)l->site;
     Tensor *seen = m->dropout > 0 ? dropout(t, x, m->dropout, m->dropout_seed, stream) : x;
     return (Lora){seen, l->a, l->b, l->s};
 }

@@ -65,12 +65,15 @@ static void list_params(ParamSet *ps, const Model *m, const Plan *plan) {
 
 /* ---- first values ---- */
 
+/* Where the adapters' streams begin: far from all others drawn from the same seed. */
+static const uint64_t STREAM_INIT = 0x696e6974ull << 32;
+
 static void start_value(ParamSet *ps, Model *m, Param *p, uint64_t seed) {
     Site *s = &m->site[p->site];
     Tensor *x = p->tensor;
     int64_t n = tensor_numel(x);
     float bound = 1 / sqrtf((float)tensor_cols(x)); /* kaiming_uniform with a = sqrt(5) */
-    Rng rng = {seed, 1 + (uint64_t)(p - ps->param), 0};
+    Rng rng = {seed, STREAM_INIT + (uint64_t)(p - ps->param), 0};
     if (p->role == PARAM_WHOLE) dtype_info[s->base->dtype].to_f32(s->base->data, f32(x), n);
     if (p->role == PARAM_LORA_B) memset(f32(x), 0, (size_t)n * 4);
     for (int64_t i = 0; i < n && p->role == PARAM_LORA_A; i++)
