@@ -7,6 +7,7 @@
 #include "../data/files.h"
 #include "../data/safetensors.h"
 #include "adapter_names.h"
+#include "merge.h"
 
 /* The version whose layout this is; readers use it to tell layouts apart. */
 #define PEFT_LAYOUT "0.19.1"

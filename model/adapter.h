@@ -1,5 +1,5 @@
 /* adapter.h - adapters as PEFT stores them (adapter_config.json + adapter_model.safetensors), out
- * and in, and merged checkpoints. Layout: PEFT >= 0.19.1; fused experts' lora_A is (E*R, I) with
+ * and in. Layout: PEFT >= 0.19.1; fused experts' lora_A is (E*R, I) with
  * the expert outermost, lora_B is (O, R*E) with the expert fastest. What PEFT's form cannot say
  * stands in moesmith.json beside them. */
 #ifndef ADAPTER_H
@@ -50,10 +50,4 @@ int adapter_write(const char *dir, Model *m, const ParamSet *ps, const Plan *pla
 /* The gradients of all that learns, named as in the adapter file (a != NULL) or the checkpoint. */
 int params_write_grads(const char *path, Model *m, const ParamSet *ps, const Plan *plan,
                        const Adapter *a, Err *e);
-
-/* The whole checkpoint with what was learned put in (float32 add, one rounding to the stored type,
- * or to save_dtype where not DT_COUNT), and the base's side files, into an existing directory. */
-int model_write_merged(const char *dir, Model *m, DType save_dtype, Err *e);
-/* Values [first, first + n) of one site as it now stands, adapter included. */
-void site_values(const Site *s, int64_t first, int64_t n, float *dst);
 #endif

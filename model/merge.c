@@ -1,10 +1,11 @@
-/* merge.c - merged checkpoints: every tensor of the base under its own name, with what was learned
+/* merge.c - see merge.h. Every tensor of the base stays under its own name; what was learned is
  * added in float32 and rounded once. */
+#include "merge.h"
 #include <dirent.h>
+#include <fnmatch.h>
 #include <string.h>
 #include "../data/files.h"
 #include "../data/safetensors.h"
-#include "adapter.h"
 
 /* One row of w + s * (b a): row of expert e, output o. */
 static void add_delta(const Linear *l, int64_t row, int64_t from, int64_t n, float *dst) {
@@ -65,31 +66,39 @@ static bool site_changed(const Site *s) {
     return (*s->slot)->data != s->base->data || (s->linear && s->linear->a);
 }
 
-static bool is_weight_file(const char *name) {
-    static const char *const ends[] = {
-        ".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth", ".h5", ".gguf",
-        ".partial"};
-    size_t n = strlen(name);
-    for (size_t i = 0; i < COUNT_OF(ends); i++) {
-        size_t k = strlen(ends[i]);
-        if (n >= k && !strcmp(name + n - k, ends[i])) return true;
+static bool is_side_file(const char *name) {
+    static const char *const patterns[] = {"generation_config.json",
+                                           "tokenizer.json",
+                                           "tokenizer.model",
+                                           "tokenizer_config.json",
+                                           "special_tokens_map.json",
+                                           "added_tokens.json",
+                                           "vocab.*",
+                                           "merges.txt",
+                                           "chat_template.*",
+                                           "*processor_config.json",
+                                           "LICENSE*",
+                                           "NOTICE*"};
+    for (size_t i = 0; i < COUNT_OF(patterns); i++) {
+        if (!fnmatch(patterns[i], name, 0)) return true;
     }
     return false;
 }
 
-/* config.json, tokenizer, template and whatever else lies beside the weights. */
-static int copy_side_files(const char *from, const char *to, Err *e) {
-    DIR *d = opendir(from);
-    if (!d) return err_set(e, "cannot read directory %s", from);
-    int bad = 0;
+int model_copy_side_files(const char *config, const char *to, Err *e) {
+    char *from = files_parent(config), *own = files_join(to, "config.json");
+    int bad = files_copy(config, own, e);
+    DIR *d = bad ? NULL : opendir(from);
+    if (!bad && !d) bad = err_set(e, "cannot read directory %s", from);
     for (struct dirent *f; !bad && (f = readdir(d));) {
         char *src = files_join(from, f->d_name), *dst = files_join(to, f->d_name);
-        if (f->d_name[0] != '.' && !files_is_dir(src) && !is_weight_file(f->d_name))
-            bad = files_copy(src, dst, e);
+        if (is_side_file(f->d_name) && !files_is_dir(src)) bad = files_copy(src, dst, e);
         mem_free(src);
         mem_free(dst);
     }
-    closedir(d);
+    if (d) closedir(d);
+    mem_free(from);
+    mem_free(own);
     return bad;
 }
 
@@ -114,5 +123,9 @@ int model_write_merged(const char *dir, Model *m, DType save_dtype, Err *e) {
     int bad = safetensors_write_model(dir, entry, n, SAFETENSORS_SHARD_BYTES, e);
     mem_free(entry);
     mem_free(src);
-    return bad ? -1 : copy_side_files(m->dir, dir, e);
+    if (bad) return -1;
+    char *config = files_join(m->dir, "config.json");
+    bad = model_copy_side_files(config, dir, e);
+    mem_free(config);
+    return bad;
 }

@@ -3,6 +3,7 @@
 #ifndef SESSION_H
 #define SESSION_H
 #include "../model/adapter.h"
+#include "../model/merge.h"
 #include "config.h"
 
 typedef enum SessionUse { USE_TO_TRAIN, USE_AS_IS } SessionUse;

@@ -33,7 +33,7 @@ int verb_export(const Config *cfg, json_t *result, Err *e) {
     DirOut out;
     int bad = files_dir_begin(&out, cfg->output, e);
     if (!bad) {
-        bad = formats[f].write(cfg, &s, out.temp, e) || files_dir_commit(&out, e);
+        bad = formats[f].write(cfg, &s, out.temp, e) || files_dir_commit(&out, e) ? -1 : 0;
         if (bad) files_dir_abort(&out);
     }
     session_close(&s);

@@ -6,9 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 #include "../data/files.h"
-#include "../data/json.h"
 #include "../data/safetensors.h"
-#include "../model/params.h"
 #include "progress.h"
 #include "session.h"
 #include "verbs.h"
@@ -21,12 +19,18 @@ typedef struct Fill {
     float mean, deviation;
 } Fill;
 
+/* A field of config.json's text model, else of config.json itself. */
+static const json_t *config_value(const Model *m, const char *key) {
+    const json_t *text = json_object_get(json_object_get(m->config, "text_config"), key);
+    return text && !json_is_null(text) ? text : json_object_get(m->config, key);
+}
+
 static void choose_numbers(Fill *f, const Site *s) {
     int64_t dim[3];
     int n = site_dims(f->m, s, dim);
     double range = 0.02;
-    Err ignored;
-    json_get_real(f->m->config, "initializer_range", &range, "config.json", &ignored);
+    const json_t *said = config_value(f->m, "initializer_range");
+    if (json_is_number(said)) range = json_number_value(said);
     bool qk = site_matches(s, "q_norm") || site_matches(s, "k_norm");
     f->mean = s->linear ? 0 : qk ? powf((float)dim[0], -0.25f) : 1;
     if (!s->linear) return;
@@ -52,8 +56,8 @@ static int fill_random(void *ctx, int64_t first, int64_t n, void *dst, Err *e) {
 }
 
 static DType stored_dtype(const Config *cfg, const Model *m) {
-    const char *said = json_string_value(json_object_get(m->config, "dtype"));
-    if (!said) said = json_string_value(json_object_get(m->config, "torch_dtype"));
+    const char *said = json_string_value(config_value(m, "dtype"));
+    if (!said) said = json_string_value(config_value(m, "torch_dtype"));
     if (cfg->save_dtype) return dtype_find(cfg->save_dtype);
     if (said && !strcmp(said, "bfloat16")) return DT_bf16;
     if (said && !strcmp(said, "float16")) return DT_f16;
@@ -76,46 +80,53 @@ static int write_weights(const Config *cfg, const Model *m, const char *dir, Err
     return bad;
 }
 
-static int copy_beside(const char *from_dir, const char *to, Err *e) {
-    static const char *const names[] = {
-        "config.json",         "tokenizer.json",          "tokenizer_config.json",
-        "chat_template.jinja", "special_tokens_map.json", "generation_config.json"};
-    int bad = 0;
-    for (size_t i = 0; i < COUNT_OF(names) && !bad; i++) {
-        char *src = files_join(from_dir, names[i]), *dst = files_join(to, names[i]);
-        if (files_exists(src)) bad = files_copy(src, dst, e);
-        mem_free(src);
-        mem_free(dst);
+/* So much that no disk holds it, and bytes cannot be counted in 64 bits much further on. */
+static const int64_t VALUES_MAX = (int64_t)1 << 44;
+
+static int count_values(const Config *cfg, const Model *m, int64_t *all, Err *e) {
+    *all = 0;
+    for (int i = 0; i < m->n_sites; i++) {
+        int64_t dim[3], n = 1;
+        int k = site_dims(m, &m->site[i], dim);
+        bool over = false;
+        for (int j = 0; j < k; j++) over |= __builtin_mul_overflow(n, dim[j], &n);
+        over |= __builtin_add_overflow(*all, n, all) || *all > VALUES_MAX;
+        if (over)
+            return err_set(
+                e,
+                "base_model %s: with the sizes it gives, %s would bring the model beyond "
+                "%ld billion parameters; correct them",
+                cfg->base_model, m->site[i].name, (long)(VALUES_MAX / 1000000000));
     }
-    return bad;
+    return 0;
 }
 
-static int init_into(const Config *cfg, const Model *m, json_t *result, Err *e) {
+static int init_into(const Config *cfg, const Model *m, const char *config, Err *e) {
     DirOut out;
-    char *from = files_is_dir(cfg->base_model) ? mem_copy_text(cfg->base_model)
-                                               : files_parent(cfg->base_model);
-    int bad = files_dir_begin(&out, cfg->output, e);
-    if (!bad) {
-        bad = write_weights(cfg, m, out.temp, e) || copy_beside(from, out.temp, e) ||
-              files_dir_commit(&out, e);
-        if (bad) files_dir_abort(&out);
+    TRY(files_dir_begin(&out, cfg->output, e));
+    if (write_weights(cfg, m, out.temp, e) || model_copy_side_files(config, out.temp, e) ||
+        files_dir_commit(&out, e)) {
+        files_dir_abort(&out);
+        return -1;
     }
-    mem_free(from);
-    int64_t n = 0;
-    for (int i = 0; i < m->n_sites; i++) n += site_numel(m, &m->site[i]);
-    json_object_set_new(result, "output", json_string(cfg->output));
-    json_object_set_new(result, "parameters", json_integer(n));
-    if (!bad)
-        progress_say(NULL, "wrote %s: %d tensors, %.2f M parameters", cfg->output, m->n_sites,
-                     (double)n / 1e6);
-    return bad;
+    return 0;
 }
 
 int verb_init(const Config *cfg, json_t *result, Err *e) {
     Model *m;
+    int64_t n;
     TRY(output_check(cfg, e));
     TRY(model_open_shapes(&m, cfg->base_model, e));
-    int bad = init_into(cfg, m, result, e);
+    char *config = files_is_dir(cfg->base_model) ? files_join(cfg->base_model, "config.json")
+                                                 : mem_copy_text(cfg->base_model);
+    int bad = count_values(cfg, m, &n, e) < 0 || init_into(cfg, m, config, e) < 0 ? -1 : 0;
+    if (!bad) {
+        json_object_set_new(result, "output", json_string(cfg->output));
+        json_object_set_new(result, "parameters", json_integer(n));
+        progress_say(NULL, "wrote %s: %d tensors, %.2f M parameters", cfg->output, m->n_sites,
+                     (double)n / 1e6);
+    }
+    mem_free(config);
     model_close(m);
     return bad;
 }
