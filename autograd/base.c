@@ -136,7 +136,7 @@ void arena_close(Arena *a) {
 }
 
 void *arena_push(Arena *a, size_t bytes) {
-    size_t at = (a->top + 63) & ~(size_t)63;
+    size_t at = (a->top + ARENA_ALIGN - 1) & ~(size_t)(ARENA_ALIGN - 1);
     if (!a->base || bytes > a->cap || at > a->cap - bytes) out_of_memory(bytes);
     a->top = at + bytes;
     if (a->top > a->peak) a->peak = a->top;

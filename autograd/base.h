@@ -50,6 +50,7 @@ void buf_free(Buf *b);
 
 /* A bump allocator over reserved address space: pages become real when first touched. Nothing
  * in it is freed alone: whoever took the mark gives everything above it back at once. */
+enum { ARENA_ALIGN = 64 };
 typedef struct Arena {
     char *base;
     size_t cap, top, peak; /* bytes; peak is the highest top ever */

@@ -234,6 +234,16 @@ static GemmPanel open_together(const Tensor *w, Compute compute, int64_t r0, int
     return (GemmPanel){scratch, I};
 }
 
+size_t gemm_operand_bytes(const Tape *t, int64_t n) {
+    return t->compute == COMPUTE_F32 ? 0 : (size_t)n * sizeof(float) + ARENA_ALIGN;
+}
+
+size_t gemm_weight_bytes(const Tape *t, const Tensor *w) {
+    if (!gemm_needs_scratch(w, t->compute)) return 0;
+    return (size_t)(min64(tensor_rows(w), WEIGHT_ROWS) * tensor_cols(w)) * sizeof(float) +
+           ARENA_ALIGN;
+}
+
 static float *weight_scratch(Tape *t, const Tensor *w, int64_t rows) {
     if (!gemm_needs_scratch(w, t->compute)) return NULL;
     return arena_push(t->step, (size_t)(rows * tensor_cols(w)) * sizeof(float));

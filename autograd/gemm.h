@@ -19,6 +19,10 @@ void gemm_serial(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha,
  * bfloat16 (the caller marks and releases). */
 const float *gemm_operand(Tape *t, const float *p, int64_t n);
 
+/* Bytes of t->step that gemm_operand takes for n values, and a product with all of w. */
+size_t gemm_operand_bytes(const Tape *t, int64_t n);
+size_t gemm_weight_bytes(const Tape *t, const Tensor *w);
+
 /* A piece of a weight as float32: rows lie ld values apart. */
 typedef struct GemmPanel {
     const float *p;

@@ -23,12 +23,23 @@ static bool node_wants(const Node *n) {
 
 bool tape_will_go_back(const Tape *t, const Node *n) { return !t->paused && node_wants(n); }
 
+/* What the node's kernel would take for itself, so that a dry tape knows. */
+static void run_dry(Tape *t, const Node *n, bool back) {
+    if (!n->op->scratch) return;
+    size_t mark = arena_mark(t->step);
+    arena_push(t->step, n->op->scratch(t, n, back));
+    arena_release(t->step, mark);
+}
+
 Tensor *tape_run(Tape *t, Node *n) {
     bool wants = node_wants(n);
     for (int i = 0; i < NODE_OUT && n->out[i]; i++) n->out[i]->wants_grad = wants;
     CHECK(n->op->fwd[t->device], "%s: no forward on this device", n->op->name);
     Tensor *y = n->out[0];
-    if (!t->dry) n->op->fwd[t->device](t, n);
+    if (t->dry)
+        run_dry(t, n, false);
+    else
+        n->op->fwd[t->device](t, n);
     if (wants && !t->paused) t->n++;
     return y;
 }
@@ -52,7 +63,7 @@ typedef struct Segment {
 } Segment;
 
 static void segment_bwd(Tape *t, Node *n);
-static const Op op_segment = {"segment", {NULL}, {segment_bwd, segment_bwd}, NULL};
+static const Op op_segment = {"segment", {NULL}, {segment_bwd, segment_bwd}, NULL, NULL};
 
 static bool node_reached(const Node *n) {
     for (int i = 0; i < NODE_OUT && n->out[i]; i++) {
@@ -77,7 +88,10 @@ static void backward_range(Tape *t, int lo, int hi) {
                 }
             }
             t->compute = n->compute;
-            if (segment || !t->dry) n->op->bwd[t->device](t, n);
+            if (t->dry && !segment)
+                run_dry(t, n, true);
+            else
+                n->op->bwd[t->device](t, n);
         }
         i = next;
     }

@@ -38,6 +38,8 @@ typedef struct Op {
     const char *name;
     OpFn fwd[DEV_COUNT], bwd[DEV_COUNT];    /* bwd adds into in[i]->grad where wanted */
     OpCase (*sample)(Tape *, Rng *, int i); /* builds test case i; the tests need nothing else */
+    /* Bytes of t->step that fwd (back: bwd) takes and gives back, at most; NULL: none. */
+    size_t (*scratch)(const Tape *, const Node *, bool back);
 } Op;
 #ifdef USE_CUDA
 #define CUDA(fn) fn

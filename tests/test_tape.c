@@ -466,8 +466,54 @@ static void test_hidden_learner(void **state) {
     }
 }
 
+/* What an op says it takes of the arena for itself is what it takes, or more: a dry tape relies on
+ * it. Every op, every case, both precisions. */
+static void check_scratch(Tape *t, Node *n, OpFn run, bool back) {
+    Arena *a = t->step;
+    size_t top = a->top, was = a->peak, said = n->op->scratch ? n->op->scratch(t, n, back) : 0;
+    a->peak = top;
+    run(t, n);
+    size_t took = a->peak - top;
+    if (took > said)
+        fail_msg("%s: %s took %zu bytes of scratch and says %zu", n->op->name,
+                 back ? "backward" : "forward", took, said);
+    assert_int_equal(a->top, top);
+    a->peak = a->peak > was ? a->peak : was;
+}
+
+static void test_scratch(void **state) {
+    static const Op *const all[] = {
+#define OP(name, ...) &op_##name,
+#include "../autograd/ops.def"
+#undef OP
+    };
+    (void)state;
+    for (size_t i = 0; i < 2 * COUNT_OF(all); i++) {
+        const Op *op = all[i / 2];
+        bool last = false;
+        for (int k = 0; !last; k++) {
+            static Node node[64];
+            Arena step;
+            Err e;
+            Rng rng = {7, (uint64_t)k, 0};
+            assert_int_equal(arena_open(&step, (size_t)1 << 28, &e), 0);
+            Tape t = {.step = &step, .cap = 64, .node = node, .compute = (Compute)(i % 2)};
+            last = op->sample(&t, &rng, k).last;
+            Node *n = &node[t.n ? t.n - 1 : 0];
+            assert_ptr_equal(n->op, op);
+            check_scratch(&t, n, op->fwd[DEV_CPU], false);
+            for (int j = 0; j < NODE_OUT && n->out[j]; j++) tape_grad(&t, n->out[j]);
+            for (int j = 0; j < n->n_in; j++)
+                if (n->in[j] && n->in[j]->wants_grad) tape_grad(&t, n->in[j]);
+            if (t.n) check_scratch(&t, n, op->bwd[DEV_CPU], true);
+            arena_close(&step);
+        }
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_scratch),
         cmocka_unit_test(test_same_bits),
         cmocka_unit_test(test_nested),
         cmocka_unit_test(test_replay_keeps_choices),

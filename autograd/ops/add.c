@@ -37,7 +37,7 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
     return (OpCase){add(t, x, sample_2d(t, rng, x->dim[0], x->dim[1]), 0.3f), i == 2};
 }
 
-const Op op_add = {"add", {fwd, CUDA(add_fwd_cuda)}, {bwd, CUDA(add_bwd_cuda)}, sample};
+const Op op_add = {"add", {fwd, CUDA(add_fwd_cuda)}, {bwd, CUDA(add_bwd_cuda)}, sample, NULL};
 
 Tensor *add(Tape *t, Tensor *x, Tensor *y, float s) {
     CHECK(tensor_numel(x) == tensor_numel(y), "add: x has %ld values, y has %ld",

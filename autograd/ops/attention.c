@@ -144,16 +144,22 @@ static float *thread_scratch(Tape *t, int64_t n) {
     return arena_push(t->step, (size_t)(n * omp_get_max_threads()) * sizeof(float));
 }
 
+/* A tile of queries of one sequence. */
+typedef struct FwdTask {
+    Seq s;
+    int64_t q0;
+} FwdTask;
+static size_t fwd_tasks(const Node *n) { /* at most */
+    return (size_t)(n_seq(n) + n->in[Q]->dim[0] / TILE_Q + 1);
+}
+static int64_t fwd_room(const Attr *a) { return FWD_ROWS + TILE_Q * (TILE_K + a->head_dim); }
+
 static void fwd(Tape *t, Node *n) {
     const Attr *a = ATTR(n, Attr);
     size_t mark = arena_mark(t->step);
-    int64_t n_task = 0, room = FWD_ROWS + TILE_Q * (TILE_K + a->head_dim);
+    int64_t n_task = 0, room = fwd_room(a);
     check_sequences(n);
-    struct {
-        Seq s;
-        int64_t q0;
-    } *task =
-        arena_push(t->step, (size_t)(n_seq(n) + n->in[Q]->dim[0] / TILE_Q + 1) * sizeof *task);
+    FwdTask *task = arena_push(t->step, fwd_tasks(n) * sizeof *task);
     for (int64_t i = 0; i < n_seq(n); i++) {
         Seq s = seq_of(n, i);
         for (int64_t q0 = 0; q0 < s.nq; q0 += TILE_Q) {
@@ -161,11 +167,11 @@ static void fwd(Tape *t, Node *n) {
             task[n_task++].q0 = q0;
         }
     }
-    float *scratch = thread_scratch(t, room);
+    float *block = thread_scratch(t, room);
 #pragma omp parallel for schedule(dynamic) collapse(2)
     for (int64_t head = 0; head < a->n_head; head++) {
         for (int64_t i = n_task - 1; i >= 0; i--) { /* the longest first */
-            fwd_tile(n, &task[i].s, task[i].q0, head, scratch + room * omp_get_thread_num());
+            fwd_tile(n, &task[i].s, task[i].q0, head, block + room * omp_get_thread_num());
         }
     }
     arena_release(t->step, mark);
@@ -241,7 +247,7 @@ static float *part_grad(const Parts *p, const Node *n, int which, int64_t part) 
     return part ? p->sum[which - K] + (part - 1) * tensor_numel(x) : f32(x->grad);
 }
 
-static Parts parts_of(Tape *t, const Node *n) {
+static Parts parts_of(const Node *n) {
     const Attr *a = ATTR(n, Attr);
     int64_t group = a->n_head / a->n_kv, tasks = max64(1, n_seq(n) * a->n_kv);
     Parts p = {.heads = group};
@@ -250,20 +256,25 @@ static Parts parts_of(Tape *t, const Node *n) {
         p.heads = (group + want - 1) / want;
     }
     p.n = (group + p.heads - 1) / p.heads;
-    for (int which = K; which <= V; which++) {
-        size_t bytes = (size_t)((p.n - 1) * tensor_numel(n->in[which])) * sizeof(float);
-        if (n->in[which]->wants_grad) p.sum[which - K] = arena_push_zero(t->step, bytes);
-    }
     return p;
 }
+
+static size_t part_bytes(const Parts *p, const Node *n, int which) {
+    return (size_t)((p->n - 1) * tensor_numel(n->in[which])) * sizeof(float);
+}
+
+enum { BWD_ROOM = TILE_Q + 2 * TILE_Q * TILE_K }; /* values a thread works in */
 
 static void bwd(Tape *t, Node *n) {
     const Attr *a = ATTR(n, Attr);
     size_t mark = arena_mark(t->step);
     int64_t d = a->head_dim, group = a->n_head / a->n_kv, ldkv = a->n_kv * d;
-    int64_t room = TILE_Q + 2 * TILE_Q * TILE_K;
-    Parts p = parts_of(t, n);
-    float *scratch = thread_scratch(t, room);
+    Parts p = parts_of(n);
+    for (int which = K; which <= V; which++) {
+        if (n->in[which]->wants_grad)
+            p.sum[which - K] = arena_push_zero(t->step, part_bytes(&p, n, which));
+    }
+    float *block = thread_scratch(t, BWD_ROOM);
 #pragma omp parallel for schedule(dynamic) collapse(3)
     for (int64_t i = 0; i < n_seq(n); i++) {
         for (int64_t kv = 0; kv < a->n_kv; kv++) {
@@ -273,7 +284,7 @@ static void bwd(Tape *t, Node *n) {
                 float *dk = part_grad(&p, n, K, part), *dv = part_grad(&p, n, V, part);
                 for (int64_t j = part * p.heads; j < end; j++) {
                     bwd_head(n, &s, kv * group + j, dk ? dk + at : NULL, dv ? dv + at : NULL, ldkv,
-                             scratch + room * omp_get_thread_num());
+                             block + BWD_ROOM * omp_get_thread_num());
                 }
             }
         }
@@ -288,6 +299,19 @@ static void bwd(Tape *t, Node *n) {
         }
     }
     arena_release(t->step, mark);
+}
+
+/* A block a thread; the list of tiles (forward), the sums of the parts (backward). */
+static size_t scratch(const Tape *t, const Node *n, bool back) {
+    (void)t;
+    int64_t room = back ? BWD_ROOM : fwd_room(ATTR(n, Attr));
+    size_t bytes = (size_t)(room * omp_get_max_threads()) * sizeof(float) + ARENA_ALIGN;
+    if (!back) return bytes + fwd_tasks(n) * sizeof(FwdTask) + ARENA_ALIGN;
+    Parts p = parts_of(n);
+    for (int which = K; which <= V; which++) {
+        if (n->in[which]->wants_grad) bytes += part_bytes(&p, n, which) + ARENA_ALIGN;
+    }
+    return bytes;
 }
 
 static OpCase sample(Tape *t, Rng *rng, int i) {
@@ -323,7 +347,7 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
 }
 
 const Op op_attention = {
-    "attention", {fwd, CUDA(attention_fwd_cuda)}, {bwd, CUDA(attention_bwd_cuda)}, sample};
+    "attention", {fwd, CUDA(attention_fwd_cuda)}, {bwd, CUDA(attention_bwd_cuda)}, sample, scratch};
 
 Tensor *attention(Tape *t, Tensor *q, Tensor *k, Tensor *v, Attend a) {
     CHECK(a.n_head > 0 && a.n_kv > 0 && a.head_dim > 0 && a.n_head % a.n_kv == 0 && a.window >= 0,

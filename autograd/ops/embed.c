@@ -63,7 +63,8 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
     return (OpCase){embed(t, w, ids, i ? 7.25f : 1, pad[i]), i == 4};
 }
 
-const Op op_embed = {"embed", {fwd, CUDA(embed_fwd_cuda)}, {bwd, CUDA(embed_bwd_cuda)}, sample};
+const Op op_embed = {
+    "embed", {fwd, CUDA(embed_fwd_cuda)}, {bwd, CUDA(embed_bwd_cuda)}, sample, NULL};
 
 Tensor *embed(Tape *t, Tensor *w, Tensor *ids, float s, int pad) {
     CHECK(w->n_dim == 2 && ids->dtype == DT_i32, "embed: w has %d dimensions, ids are %s", w->n_dim,

@@ -34,7 +34,8 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
     return (OpCase){gather(t, x, d.token_of, d.row_of), i == 2};
 }
 
-const Op op_gather = {"gather", {fwd, CUDA(gather_fwd_cuda)}, {bwd, CUDA(gather_bwd_cuda)}, sample};
+const Op op_gather = {
+    "gather", {fwd, CUDA(gather_fwd_cuda)}, {bwd, CUDA(gather_bwd_cuda)}, sample, NULL};
 
 Tensor *gather(Tape *t, Tensor *x, Tensor *token_of, Tensor *row_of) {
     int64_t T = tensor_rows(x), rows = tensor_numel(token_of);

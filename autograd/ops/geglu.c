@@ -91,7 +91,8 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
     return (OpCase){geglu(t, gate, up), i == 4};
 }
 
-const Op op_geglu = {"geglu", {fwd, CUDA(geglu_fwd_cuda)}, {bwd, CUDA(geglu_bwd_cuda)}, sample};
+const Op op_geglu = {
+    "geglu", {fwd, CUDA(geglu_fwd_cuda)}, {bwd, CUDA(geglu_bwd_cuda)}, sample, NULL};
 
 Tensor *geglu(Tape *t, Tensor *gate, Tensor *up) {
     CHECK(up != gate, "geglu: gate and up are one tensor");

@@ -177,6 +177,25 @@ static void bwd(Tape *t, Node *n) {
     arena_release(t->step, mark);
 }
 
+/* Operands rounded to bfloat16, a panel of w for each thread, and g. */
+static size_t scratch(const Tape *t, const Node *n, bool back) {
+    const Tensor *w = n->in[W], *a = n->in[A];
+    int64_t T = tensor_rows(n->in[X]), O = w->dim[1], I = w->dim[2], R = a ? a->dim[1] : 0;
+    size_t bytes = gemm_operand_bytes(t, T * I);
+    if (gemm_needs_scratch(w, t->compute))
+        bytes +=
+            (size_t)(PANEL * (back ? O : I) * omp_get_max_threads()) * sizeof(float) + ARENA_ALIGN;
+    if (back) bytes += gemm_operand_bytes(t, T * O);
+    if (!R) return bytes;
+    bytes += gemm_operand_bytes(t, tensor_numel(a)) + gemm_operand_bytes(t, tensor_numel(n->in[B]));
+    bytes += gemm_operand_bytes(t, T * R);
+    if (back || n->in[LX] != n->in[X]) bytes += gemm_operand_bytes(t, T * I);
+    if (back)
+        bytes += gemm_operand_bytes(t, T * R) + (size_t)(T * R) * sizeof(float) + sizeof(Tensor) +
+                 2 * ARENA_ALIGN;
+    return bytes;
+}
+
 static OpCase sample(Tape *t, Rng *rng, int i) {
     enum { EXPERTS = 3 };
     static const struct {
@@ -211,7 +230,7 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
 }
 
 const Op op_grouped = {
-    "grouped", {fwd, CUDA(grouped_fwd_cuda)}, {bwd, CUDA(grouped_bwd_cuda)}, sample};
+    "grouped", {fwd, CUDA(grouped_fwd_cuda)}, {bwd, CUDA(grouped_bwd_cuda)}, sample, scratch};
 
 Tensor *grouped(Tape *t, Tensor *x, Tensor *w, Tensor *off, Lora l) {
     int64_t T = tensor_rows(x), I = tensor_cols(x);

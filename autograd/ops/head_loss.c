@@ -115,12 +115,27 @@ static int64_t supervised_rows(const Node *n, int32_t *row) {
     return some;
 }
 
+/* Rows of a chunk, where so many are supervised. */
+static int64_t chunk_rows(const Node *n, int64_t supervised) {
+    int64_t fit = LOGIT_BYTES / (n->in[W]->dim[0] * (int64_t)sizeof(float));
+    return min64(min64(ROWS_MAX, fit > 1 ? fit : 1), supervised);
+}
+
+/* As many rows as if all were supervised; backward only scales. */
+static size_t scratch(const Tape *t, const Node *n, bool back) {
+    int64_t T = tensor_rows(n->in[H]), V = n->in[W]->dim[0], D = n->in[W]->dim[1];
+    int64_t step = chunk_rows(n, T);
+    if (back) return 0;
+    size_t bytes = (size_t)T * sizeof(int32_t) + (size_t)(step * (2 * D + V)) * sizeof(float);
+    bytes += (size_t)step * sizeof(double) + 5 * ARENA_ALIGN + gemm_weight_bytes(t, n->in[W]);
+    return bytes + gemm_operand_bytes(t, step * D) + gemm_operand_bytes(t, step * V);
+}
+
 static void fwd(Tape *t, Node *n) {
     int64_t T = tensor_rows(n->in[H]), V = n->in[W]->dim[0], D = n->in[W]->dim[1];
     size_t mark = arena_mark(t->step);
     int32_t *row = arena_push(t->step, (size_t)T * sizeof *row);
-    int64_t some = supervised_rows(n, row), fit = LOGIT_BYTES / (V * (int64_t)sizeof(float));
-    int64_t step = min64(min64(ROWS_MAX, fit > 1 ? fit : 1), some);
+    int64_t some = supervised_rows(n, row), step = chunk_rows(n, some);
     Chunk c = {.h = arena_push(t->step, (size_t)(step * D) * sizeof(float)),
                .logits = arena_push(t->step, (size_t)(step * V) * sizeof(float)),
                .dh = arena_push(t->step, (size_t)(step * D) * sizeof(float))};
@@ -188,7 +203,7 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
 }
 
 const Op op_head_loss = {
-    "head_loss", {fwd, CUDA(head_loss_fwd_cuda)}, {bwd, CUDA(head_loss_bwd_cuda)}, sample};
+    "head_loss", {fwd, CUDA(head_loss_fwd_cuda)}, {bwd, CUDA(head_loss_bwd_cuda)}, sample, scratch};
 
 Tensor *head_loss(Tape *t, Tensor *h, Tensor *w, Tensor *labels, float cap, float s) {
     CHECK(h->n_dim == 2 && w->n_dim == 2 && tensor_cols(h) == tensor_cols(w),

@@ -58,6 +58,22 @@ static void bwd(Tape *t, Node *n) {
     arena_release(t->step, mark);
 }
 
+/* Operands rounded to bfloat16, a panel of w, and g. */
+static size_t scratch(const Tape *t, const Node *n, bool back) {
+    int64_t T = tensor_rows(n->in[X]), I = tensor_cols(n->in[X]), O = n->in[W]->dim[0];
+    int64_t R = rank_of(n);
+    size_t bytes = gemm_weight_bytes(t, n->in[W]) + gemm_operand_bytes(t, T * I);
+    if (back) bytes += gemm_operand_bytes(t, T * O);
+    if (!R) return bytes;
+    bytes +=
+        gemm_operand_bytes(t, R * I) + gemm_operand_bytes(t, T * R) + gemm_operand_bytes(t, O * R);
+    if (back || n->in[LX] != n->in[X]) bytes += gemm_operand_bytes(t, T * I);
+    if (back)
+        bytes += gemm_operand_bytes(t, T * R) + (size_t)(T * R) * sizeof(float) + sizeof(Tensor) +
+                 2 * ARENA_ALIGN;
+    return bytes;
+}
+
 static OpCase sample(Tape *t, Rng *rng, int i) {
     static const struct {
         int T, I, O, R;
@@ -87,7 +103,8 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
     return (OpCase){linear(t, x, w, l), i + 1 == (int)COUNT_OF(cases)};
 }
 
-const Op op_linear = {"linear", {fwd, CUDA(linear_fwd_cuda)}, {bwd, CUDA(linear_bwd_cuda)}, sample};
+const Op op_linear = {
+    "linear", {fwd, CUDA(linear_fwd_cuda)}, {bwd, CUDA(linear_bwd_cuda)}, sample, scratch};
 
 Tensor *linear(Tape *t, Tensor *x, Tensor *w, Lora l) {
     int64_t T = tensor_rows(x), I = tensor_cols(x), O = w->dim[0];

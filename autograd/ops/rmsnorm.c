@@ -91,7 +91,7 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
 }
 
 const Op op_rmsnorm = {
-    "rmsnorm", {fwd, CUDA(rmsnorm_fwd_cuda)}, {bwd, CUDA(rmsnorm_bwd_cuda)}, sample};
+    "rmsnorm", {fwd, CUDA(rmsnorm_fwd_cuda)}, {bwd, CUDA(rmsnorm_bwd_cuda)}, sample, NULL};
 
 Tensor *rmsnorm(Tape *t, Tensor *x, Tensor *w, int64_t cols, float eps) {
     CHECK(cols > 0 && tensor_cols(x) % cols == 0, "rmsnorm: runs of %ld in rows of %ld", (long)cols,

@@ -91,7 +91,7 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
     return (OpCase){rope(t, x, sample_ints(t, rng, tokens[i], 5000), r[i]), i == 3};
 }
 
-const Op op_rope = {"rope", {fwd, CUDA(rope_fwd_cuda)}, {bwd, CUDA(rope_bwd_cuda)}, sample};
+const Op op_rope = {"rope", {fwd, CUDA(rope_fwd_cuda)}, {bwd, CUDA(rope_bwd_cuda)}, sample, NULL};
 
 Tensor *rope(Tape *t, Tensor *x, Tensor *pos, Rope r) {
     CHECK(r.head_dim > 0 && r.head_dim % 2 == 0 && r.head_dim <= 2 * MAX_ANGLES,

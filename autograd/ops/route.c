@@ -111,7 +111,8 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
     return (OpCase){route(t, logits, choice, s, spec[i]), i == 7};
 }
 
-const Op op_route = {"route", {fwd, CUDA(route_fwd_cuda)}, {bwd, CUDA(route_bwd_cuda)}, sample};
+const Op op_route = {
+    "route", {fwd, CUDA(route_fwd_cuda)}, {bwd, CUDA(route_bwd_cuda)}, sample, NULL};
 
 Tensor *route(Tape *t, Tensor *logits, Tensor *choice, Tensor *expert_scale, RouteSpec r) {
     int64_t T = tensor_rows(logits), E = tensor_cols(logits);

@@ -27,7 +27,8 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
     return (OpCase){scale(t, x, -1.7f), i == 1};
 }
 
-const Op op_scale = {"scale", {fwd, CUDA(scale_fwd_cuda)}, {bwd, CUDA(scale_bwd_cuda)}, sample};
+const Op op_scale = {
+    "scale", {fwd, CUDA(scale_fwd_cuda)}, {bwd, CUDA(scale_bwd_cuda)}, sample, NULL};
 
 Tensor *scale(Tape *t, Tensor *x, float s) {
     Node *n = tape_node(t, &op_scale, 1, (Tensor *[]){x});
