@@ -18,8 +18,6 @@ enum {
     SERIAL_BELOW = 64 * 1024 /* multiplications not worth waking the other threads for */
 };
 
-static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-
 /* ---- float32 products ---------------------------------------------------------------------- */
 
 static void clear_or_scale(int64_t m, int64_t n, float beta, float *c, int64_t ldc) {

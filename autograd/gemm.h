@@ -6,6 +6,8 @@
 #define GEMM_H
 #include "tape.h"
 
+static inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+
 /* c (m,n) = alpha * op(a) op(b) + beta * c, where op transposes if ta / tb is set: a is stored
  * (m,k) or, transposed, (k,m); b (k,n) or (n,k). lda, ldb, ldc: distance between stored rows. Any
  * of m, n, k may be 0. With beta 0, c need not be set. */
@@ -18,6 +20,9 @@ void gemm_serial(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha,
 /* n values as an operand under t->compute: p itself in f32, else a copy from t->step rounded to
  * bfloat16 (the caller marks and releases). */
 const float *gemm_operand(Tape *t, const float *p, int64_t n);
+static inline const float *gemm_operand_of(Tape *t, const Tensor *x) {
+    return gemm_operand(t, f32(x), tensor_numel(x));
+}
 
 /* Bytes of t->step that gemm_operand takes for n values, and a product with all of w. */
 size_t gemm_operand_bytes(const Tape *t, int64_t n);

@@ -46,8 +46,7 @@ void params_zero_grad(ParamSet *ps);
 
 /* "model.layers.0.self_attn.q_proj" of a site: its name without ".weight". On the heap. */
 char *site_module(const Site *s);
-/* Whether one of the patterns (comma list as in the config, already split) names this site:
- * a suffix of the module's name after a dot, or all of it. */
+/* Whether a pattern names this site: a suffix of the module's name after a dot, or all of it. */
 bool site_matches(const Site *s, const char *pattern);
 bool site_is_parameter(const Site *s); /* fused experts: PEFT calls them parameters, not modules */
 #endif

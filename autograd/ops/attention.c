@@ -36,7 +36,6 @@ typedef struct Seq {
     int64_t q_at, nq, k_at, nk;
 } Seq;
 
-static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 
 static Seq seq_of(const Node *n, int64_t i) {

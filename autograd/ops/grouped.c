@@ -26,11 +26,7 @@ typedef struct Work {
     float s;
 } Work;
 
-static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t panels(int64_t n) { return (n + PANEL - 1) / PANEL; }
-static const float *operand(Tape *t, const Tensor *x) {
-    return gemm_operand(t, f32(x), tensor_numel(x));
-}
 static float *my_scratch(const Work *k) {
     return k->scratch ? k->scratch + k->scratch_n * omp_get_thread_num() : NULL;
 }
@@ -53,8 +49,8 @@ static Work work_of(Tape *t, const Node *n, int64_t panel_values) {
     for (int64_t e = 0; e < k.E; e++)
         CHECK(k.off[e] <= k.off[e + 1], "grouped: offsets of expert %ld fall", (long)e);
     if (k.R) {
-        k.ao = operand(t, k.a);
-        k.bo = operand(t, k.b);
+        k.ao = gemm_operand_of(t, k.a);
+        k.bo = gemm_operand_of(t, k.b);
     }
     if (gemm_needs_scratch(w, t->compute)) {
         k.scratch_n = panel_values;
@@ -84,17 +80,17 @@ static void fwd_panel(const Work *k, int64_t e, int64_t o0, const float *h, floa
 static void fwd(Tape *t, Node *n) {
     size_t mark = arena_mark(t->step);
     Work k = work_of(t, n, PANEL * tensor_cols(n->in[X]));
-    k.x = operand(t, n->in[X]);
+    k.x = gemm_operand_of(t, n->in[X]);
     const float *h = NULL;
     if (k.R) {
-        k.lx = n->in[LX] == n->in[X] ? k.x : operand(t, n->in[LX]);
+        k.lx = n->in[LX] == n->in[X] ? k.x : gemm_operand_of(t, n->in[LX]);
 #pragma omp parallel for schedule(dynamic)
         for (int64_t e = 0; e < k.E; e++) {
             int64_t r = k.off[e], rows = k.off[e + 1] - r;
             gemm_serial(false, true, rows, k.R, k.I, 1, k.lx + r * k.I, k.I, k.ao + e * k.R * k.I,
                         k.I, 0, f32(n->saved[0]) + r * k.R, k.R);
         }
-        h = operand(t, n->saved[0]);
+        h = gemm_operand_of(t, n->saved[0]);
     }
 #pragma omp parallel for schedule(dynamic) collapse(2)
     for (int64_t e = 0; e < k.E; e++) {
@@ -147,11 +143,11 @@ static void bwd(Tape *t, Node *n) {
     size_t mark = arena_mark(t->step);
     Work k = work_of(t, n, PANEL * n->in[W]->dim[1]);
     float *g = NULL;
-    k.dy = operand(t, n->out[0]->grad);
+    k.dy = gemm_operand_of(t, n->out[0]->grad);
     if (k.R) {
-        const float *h = operand(t, n->saved[0]);
+        const float *h = gemm_operand_of(t, n->saved[0]);
         Tensor *gt = tensor_2d(t->step, DT_f32, k.T, k.R);
-        k.lx = operand(t, n->in[LX]);
+        k.lx = gemm_operand_of(t, n->in[LX]);
 #pragma omp parallel for schedule(dynamic)
         for (int64_t e = 0; e < k.E; e++) {
             if (k.off[e] < k.off[e + 1]) bwd_lora(&k, n, e, h, f32(gt));
@@ -166,7 +162,7 @@ static void bwd(Tape *t, Node *n) {
         }
     }
     if (n->in[W]->wants_grad) {
-        k.x = operand(t, n->in[X]);
+        k.x = gemm_operand_of(t, n->in[X]);
 #pragma omp parallel for schedule(dynamic) collapse(2)
         for (int64_t e = 0; e < k.E; e++) {
             for (int64_t p = 0; p < panels(k.O); p++) {

@@ -5,6 +5,7 @@
  * Both gradients are made while the logits are there (saved: dh (T,D), its supervised rows only;
  * dw (V,D)), and backward only scales them (Liger kernels; Hsu et al. 2024). */
 #include "../gemm.h"
+#include "../rows.h"
 #include "../simd.h"
 #include "sample.h"
 #include <math.h>
@@ -17,8 +18,6 @@ enum { DH, DW }; /* saved */
 typedef struct Attr {
     float cap, s;
 } Attr;
-
-static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* A row of logits becomes z; returns its largest. */
 SIMD static float cap_row(float *x, int64_t n, float cap) {
@@ -150,10 +149,6 @@ static void fwd(Tape *t, Node *n) {
     arena_release(t->step, mark);
 }
 
-SIMD static void add_scaled(float *y, const float *x, int64_t n, float s) {
-    for (int64_t i = 0; i < n; i++) y[i] += s * x[i];
-}
-
 static void bwd(Tape *t, Node *n) {
     (void)t;
     float dloss = f32(n->out[0]->grad)[0];
@@ -163,13 +158,13 @@ static void bwd(Tape *t, Node *n) {
 #pragma omp parallel for schedule(static)
         for (int64_t i = 0; i < T; i++) {
             if (label[i] >= 0)
-                add_scaled(f32(n->in[H]->grad) + i * D, f32(n->saved[DH]) + i * D, D, dloss);
+                row_add_scaled(f32(n->in[H]->grad) + i * D, f32(n->saved[DH]) + i * D, dloss, D);
         }
     }
     if (n->saved[DW]) {
 #pragma omp parallel for schedule(static)
         for (int64_t i = 0; i < V; i++)
-            add_scaled(f32(n->in[W]->grad) + i * D, f32(n->saved[DW]) + i * D, D, dloss);
+            row_add_scaled(f32(n->in[W]->grad) + i * D, f32(n->saved[DW]) + i * D, dloss, D);
     }
 }
 

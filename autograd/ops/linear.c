@@ -12,22 +12,19 @@ typedef struct Attr {
 
 static int64_t rank_of(const Node *n) { return n->in[A] ? n->in[A]->dim[0] : 0; }
 
-static const float *operand(Tape *t, const Tensor *x) {
-    return gemm_operand(t, f32(x), tensor_numel(x));
-}
-
 static void fwd(Tape *t, Node *n) {
     const Tensor *x = n->in[X], *w = n->in[W];
     int64_t T = tensor_rows(x), I = tensor_cols(x), O = w->dim[0], R = rank_of(n);
     float *y = f32(n->out[0]);
     size_t mark = arena_mark(t->step);
-    const float *xo = operand(t, x);
+    const float *xo = gemm_operand_of(t, x);
     gemm_times_weight_t(t, xo, T, w, y);
     if (R) {
-        const float *lx = n->in[LX] == x ? xo : operand(t, n->in[LX]);
-        gemm(false, true, T, R, I, 1, lx, I, operand(t, n->in[A]), I, 0, f32(n->saved[0]), R);
-        gemm(false, true, T, O, R, ATTR(n, Attr)->s, operand(t, n->saved[0]), R,
-             operand(t, n->in[B]), R, 1, y, O);
+        const float *lx = n->in[LX] == x ? xo : gemm_operand_of(t, n->in[LX]);
+        gemm(false, true, T, R, I, 1, lx, I, gemm_operand_of(t, n->in[A]), I, 0, f32(n->saved[0]),
+             R);
+        gemm(false, true, T, O, R, ATTR(n, Attr)->s, gemm_operand_of(t, n->saved[0]), R,
+             gemm_operand_of(t, n->in[B]), R, 1, y, O);
     }
     arena_release(t->step, mark);
 }
@@ -37,23 +34,26 @@ static void bwd_lora(Tape *t, Node *n, const float *dy) {
     int64_t T = tensor_rows(lx), I = tensor_cols(lx), O = b->dim[0], R = a->dim[0];
     float s = ATTR(n, Attr)->s;
     if (b->wants_grad)
-        gemm(true, false, O, R, T, s, dy, O, operand(t, n->saved[0]), R, 1, f32(b->grad), R);
+        gemm(true, false, O, R, T, s, dy, O, gemm_operand_of(t, n->saved[0]), R, 1, f32(b->grad),
+             R);
     if (!a->wants_grad && !lx->wants_grad) return;
     Tensor *g = tensor_2d(t->step, DT_f32, T, R);
-    gemm(false, false, T, R, O, s, dy, O, operand(t, b), R, 0, f32(g), R);
-    const float *go = operand(t, g);
-    if (a->wants_grad) gemm(true, false, R, I, T, 1, go, R, operand(t, lx), I, 1, f32(a->grad), I);
+    gemm(false, false, T, R, O, s, dy, O, gemm_operand_of(t, b), R, 0, f32(g), R);
+    const float *go = gemm_operand_of(t, g);
+    if (a->wants_grad)
+        gemm(true, false, R, I, T, 1, go, R, gemm_operand_of(t, lx), I, 1, f32(a->grad), I);
     if (lx->wants_grad)
-        gemm(false, false, T, I, R, 1, go, R, operand(t, a), I, 1, f32(lx->grad), I);
+        gemm(false, false, T, I, R, 1, go, R, gemm_operand_of(t, a), I, 1, f32(lx->grad), I);
 }
 
 static void bwd(Tape *t, Node *n) {
     Tensor *x = n->in[X], *w = n->in[W];
     int64_t T = tensor_rows(x), I = tensor_cols(x), O = w->dim[0];
     size_t mark = arena_mark(t->step);
-    const float *dy = operand(t, n->out[0]->grad);
+    const float *dy = gemm_operand_of(t, n->out[0]->grad);
     if (x->wants_grad) gemm_times_weight(t, dy, T, w, f32(x->grad));
-    if (w->wants_grad) gemm(true, false, O, I, T, 1, dy, O, operand(t, x), I, 1, f32(w->grad), I);
+    if (w->wants_grad)
+        gemm(true, false, O, I, T, 1, dy, O, gemm_operand_of(t, x), I, 1, f32(w->grad), I);
     if (rank_of(n)) bwd_lora(t, n, dy);
     arena_release(t->step, mark);
 }
