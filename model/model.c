@@ -126,8 +126,13 @@ static int read_config(Model *m, const char *path, Err *e) {
     }
     if (!m->family) {
         const char *type = json_string_value(json_object_get(c, "model_type"));
-        return err_set(e, "%s: model_type \"%s\" is no family this version knows (gemma4_text)",
-                       path, type ? type : "(absent)");
+        Buf known = {0};
+        for (size_t i = 0; i < COUNT_OF(families); i++)
+            buf_printf(&known, "%s%s", i ? ", " : "", families[i]->name);
+        err_set(e, "%s: model_type \"%s\" is no family this version knows (%s)", path,
+                type ? type : "(absent)", known.p);
+        buf_free(&known);
+        return -1;
     }
     int64_t layers = 30;
     TRY(json_get_int(c, "num_hidden_layers", 1, 1000, &layers, path, e));
