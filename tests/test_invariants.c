@@ -227,6 +227,26 @@ static void test_dropout_is_for_training(void **state) {
     end(t);
 }
 
+static void count_call(void *ctx, int layer, const Tensor *logits, const Tensor *choice,
+                       const Tensor *weight) {
+    (void)layer, (void)logits, (void)choice, (void)weight;
+    ++*(int *)ctx;
+}
+
+/* A step's routing figures are of the rows it learned from, whatever is held out. */
+static void test_evaluation_tells_no_routes(void **state) {
+    (void)state;
+    int calls = 0;
+    EvalResult r;
+    Trial *t = trial("moe", USE_AS_IS, NULL);
+    t->s.model->on_route = count_call;
+    t->s.model->on_route_ctx = &calls;
+    ok(evaluate(&t->s, t->rows.set.samples, t->rows.set.n, NULL, &r, &err));
+    assert_int_equal(calls, 0);
+    assert_true(t->s.model->on_route == count_call);
+    end(t);
+}
+
 /* ---- to rounding ---- */
 
 static void test_accumulation_is_token_exact(void **state) {
@@ -344,6 +364,7 @@ int main(void) {
         cmocka_unit_test(test_frozen_never_changes),
         cmocka_unit_test(test_idle_experts_rest),
         cmocka_unit_test(test_dropout_is_for_training),
+        cmocka_unit_test(test_evaluation_tells_no_routes),
         cmocka_unit_test(test_accumulation_is_token_exact),
         cmocka_unit_test(test_together_is_alone),
         cmocka_unit_test(test_cache_is_the_whole_pass),

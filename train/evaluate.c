@@ -24,7 +24,9 @@ int evaluate(Session *s, const Sample *rows, int64_t n, Progress *progress, Eval
     double sum = 0;
     int64_t tokens = 0;
     float dropout = s->model->dropout;
+    RouteFn on_route = s->model->on_route; /* a training step's figures are of its own rows */
     s->model->dropout = 0;
+    s->model->on_route = NULL;
     for (int64_t i = 0; i < n;) {
         const Sample *part[EVAL_ROWS];
         int k = 0;
@@ -41,6 +43,7 @@ int evaluate(Session *s, const Sample *rows, int64_t n, Progress *progress, Eval
         if (progress) progress_show(progress, i, "");
     }
     s->model->dropout = dropout;
+    s->model->on_route = on_route;
     *out = (EvalResult){tokens ? sum / (double)tokens : 0, tokens};
     return isfinite(sum) ? 0 : session_blame_nonfinite(s, "evaluation", e);
 }
