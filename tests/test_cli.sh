@@ -204,6 +204,9 @@ refuses 1 'hold no sample' train --base_model "$model" --datasets "$tmp/empty.js
 absent "$tmp/o"
 case='no such dataset'
 refuses 1 'nowhere.jsonl' train --base_model "$model" --datasets "$tmp/nowhere.jsonl" --output_dir "$tmp/o"
+case='nothing to measure'
+printf '{"input_ids": [2, 3], "labels": [2, -100]}\n' > "$tmp/mute.jsonl"
+refuses 1 'datasets: no token is supervised' $(with eval) --datasets "$tmp/mute.jsonl"
 
 # ---- where to write ----
 

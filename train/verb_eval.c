@@ -12,6 +12,9 @@ static int eval_rows(const Config *cfg, Session *s, const Rows *rows, json_t *re
     progress_begin(&p, "evaluating", "rows", 0, rows->set.n);
     TRY(evaluate(s, rows->set.samples, rows->set.n, &p, &r, e));
     progress_end(&p);
+    if (!r.tokens)
+        return err_set(e, "datasets: no token is supervised, so there is no loss; eval needs a "
+                          "label that is not -100 after a row's first token");
     json_object_set_new(result, "loss", json_real(r.loss));
     json_object_set_new(result, "perplexity", json_real(exp(r.loss)));
     json_object_set_new(result, "tokens", json_integer(r.tokens));
