@@ -219,9 +219,33 @@ case='output_dir is not empty'
 mkdir "$tmp/full"
 : > "$tmp/full/mine"
 refuses 1 'not empty.*--overwrite' $(with train --max_steps 1 --output_dir "$tmp/full")
+refuses 1 'not empty.*--overwrite' train --base_model "$tmp/nowhere" --datasets "$tmp/nowhere.jsonl" --output_dir "$tmp/full"
 refuses 1 'not empty|exists' export --base_model "$model" --format merged --output "$tmp/full"
 refuses 1 'exists' $(with logits --output "$tmp/full/mine")
 [ -f "$tmp/full/mine" ] || wrong "the file there is gone"
+case='output_dir holds what the run starts from'
+cp -r "$model" "$tmp/base"
+chmod -R u+w "$tmp/base"
+refuses 1 'output_dir.*holds base_model' train --base_model "$tmp/base" --datasets "$rows" --output_dir "$tmp/base/." --overwrite
+cmp -s "$model/model.safetensors" "$tmp/base/model.safetensors" || wrong "the base is gone"
+rm -r "$tmp/base"
+case='--overwrite leaves nothing of an older run'
+works $(with train --adapter none --max_steps 2 --save_steps 1 --output_dir "$tmp/o")
+: > "$tmp/o/mine"
+works $(with train --max_steps 1 --output_dir "$tmp/o" --overwrite)
+absent "$tmp/o/model.safetensors"
+absent "$tmp/o/checkpoint-1"
+is "$(grep -c step_seconds "$tmp/o/metrics.jsonl")" 1
+[ -f "$tmp/o/mine" ] || wrong "the file there is gone"
+case='auto on a finished run without checkpoints'
+cp "$tmp/o/metrics.jsonl" "$tmp/kept"
+refuses 1 'holds a finished run and no checkpoint.*--overwrite' $(with train --max_steps 1 --output_dir "$tmp/o" --resume_from_checkpoint auto)
+cmp -s "$tmp/kept" "$tmp/o/metrics.jsonl" || wrong "changed metrics.jsonl"
+rm -r "$tmp/o"
+case='auto with nothing to go on from'
+works $(with train --max_steps 1 --output_dir "$tmp/o" --resume_from_checkpoint auto)
+grep -q "no checkpoint in $tmp/o: from the beginning" "$tmp/err" || wrong "does not say where it begins"
+rm -r "$tmp/o"
 
 # limited BLOCKS ARGUMENT... - the program on a disk that is full after so many blocks of 512 bytes
 limited() {

@@ -1,6 +1,5 @@
 /* trainer.c - see trainer.h. The loop reads top to bottom in run(). */
 #include "trainer.h"
-#include <dirent.h>
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
@@ -9,6 +8,7 @@
 #include "../data/files.h"
 #include "checkpoint.h"
 #include "metrics.h"
+#include "output_dir.h"
 #include "schedule.h"
 
 typedef struct Trainer {
@@ -247,33 +247,15 @@ static int run(Trainer *t, json_t *result, Err *e) {
     return 0;
 }
 
-/* A run's own files go when it is to be written over; nothing else in the directory is touched. */
-static int clear_output(const char *dir, Err *e) {
-    DIR *d = opendir(dir);
-    int bad = 0;
-    for (struct dirent *f; d && !bad && (f = readdir(d));) {
-        if (strcmp(f->d_name, "metrics.jsonl") && strncmp(f->d_name, "checkpoint-", 11)) continue;
-        char *path = files_join(dir, f->d_name);
-        bad = files_remove(path, e);
-        mem_free(path);
-    }
-    if (d) closedir(d);
-    return bad;
-}
-
 static int prepare_output(Trainer *t, Err *e) {
     const Config *cfg = t->cfg;
     char *from = NULL;
-    if (!cfg->resume_from_checkpoint && !cfg->overwrite && !files_is_empty(cfg->output_dir)) {
-        return err_set(e,
-                       "output_dir %s is not empty; choose another, or give "
-                       "--resume_from_checkpoint auto or --overwrite",
-                       cfg->output_dir);
-    }
     TRY(files_make_dirs(cfg->output_dir, e));
-    if (cfg->overwrite) TRY(clear_output(cfg->output_dir, e));
-    if (cfg->resume_from_checkpoint)
+    if (cfg->overwrite) TRY(output_dir_clear(cfg->output_dir, e));
+    if (cfg->resume_from_checkpoint) {
         TRY(checkpoint_find(&from, cfg->output_dir, cfg->resume_from_checkpoint, e));
+        if (!from) progress_say(NULL, "no checkpoint in %s: from the beginning", cfg->output_dir);
+    }
     int bad = 0;
     if (from) {
         bad = checkpoint_read(from, t->s, &t->optimizer, &t->run, e);

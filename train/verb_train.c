@@ -1,5 +1,6 @@
 /* verb_train.c - datasets and model made ready, then the training loop. */
 #include <math.h>
+#include "output_dir.h"
 #include "rows.h"
 #include "trainer.h"
 #include "verbs.h"
@@ -38,6 +39,7 @@ static int train_rows(const Config *cfg, Rows *rows, json_t *result, Err *e) {
 
 int verb_train(const Config *cfg, json_t *result, Err *e) {
     Rows rows;
+    TRY(output_dir_check(cfg, e));
     TRY(rows_open(&rows, cfg, &cfg->datasets, ROWS_TO_LEARN, e));
     int status = train_rows(cfg, &rows, result, e);
     rows_close(&rows);
