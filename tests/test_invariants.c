@@ -109,6 +109,22 @@ static void test_resume_is_not_stopping(void **state) {
     check_resume("router.train", "full,scale");
 }
 
+/* What came after the checkpoint that a run goes on from is of a run that is no more. */
+static void test_later_checkpoints_go(void **state) {
+    (void)state;
+    const char *dir = in("back");
+    Settings first = settings("max_steps", "6", "save_steps", "2", "output_dir", dir, NULL),
+             back = settings("max_steps", "3", "output_dir", dir, "resume_from_checkpoint",
+                             beside(dir, "checkpoint-2"), NULL);
+    train("moe", &first);
+    ok(files_make_dirs(beside(dir, "checkpoint-007"), &err)); /* not a name of ours */
+    ok(files_make_dirs(beside(dir, "checkpoint-99999999999999999999"), &err));
+    train("moe", &back);
+    assert_true(checkpoint_exists(dir, 2));
+    assert_false(checkpoint_exists(dir, 4) || checkpoint_exists(dir, 6));
+    same_metrics(dir, dir, 3);
+}
+
 /* ---- what may change ---- */
 
 static uint64_t site_hash(const Site *s) {
@@ -361,6 +377,7 @@ int main(void) {
         cmocka_unit_test(test_same_seed_same_bits),
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_resume_is_not_stopping),
+        cmocka_unit_test(test_later_checkpoints_go),
         cmocka_unit_test(test_frozen_never_changes),
         cmocka_unit_test(test_idle_experts_rest),
         cmocka_unit_test(test_dropout_is_for_training),

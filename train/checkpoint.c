@@ -3,7 +3,6 @@
 #include <dirent.h>
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include "../data/files.h"
 #include "../data/h5.h"
@@ -67,18 +66,22 @@ static int write_state(const char *path, const Session *s, const Optimizer *o, c
 
 /* ---- directories ---- */
 
+static void checkpoint_name(char out[64], int64_t step) {
+    snprintf(out, 64, "checkpoint-%" PRId64, step);
+}
+
+/* -1: not a name that we give. */
 static int64_t checkpoint_step(const char *name) {
-    char *end;
-    const char start[] = "checkpoint-";
-    if (strncmp(name, start, sizeof start - 1)) return -1;
-    const char *digits = name + sizeof start - 1;
-    long long n = strtoll(digits, &end, 10);
-    return *digits >= '0' && *digits <= '9' && !*end ? n : -1;
+    int64_t step;
+    char ours[64];
+    if (sscanf(name, "checkpoint-%" SCNd64, &step) != 1) return -1;
+    checkpoint_name(ours, step);
+    return strcmp(name, ours) ? -1 : step;
 }
 
 static char *checkpoint_path(const char *output_dir, int64_t step) {
     char name[64];
-    snprintf(name, sizeof name, "checkpoint-%" PRId64, step);
+    checkpoint_name(name, step);
     return files_join(output_dir, name);
 }
 
@@ -98,15 +101,33 @@ static int scan(const char *output_dir, int64_t *newest, int64_t *oldest) {
     return n;
 }
 
+static int drop(const char *output_dir, int64_t step, Err *e) {
+    char *path = checkpoint_path(output_dir, step);
+    int bad = files_remove(path, e);
+    mem_free(path);
+    return bad;
+}
+
 static int drop_old(const char *output_dir, int64_t limit, Err *e) {
     int64_t newest, oldest;
-    while (limit > 0 && scan(output_dir, &newest, &oldest) > limit) {
-        char *path = checkpoint_path(output_dir, oldest);
-        int bad = files_remove(path, e);
-        mem_free(path);
-        TRY(bad);
-    }
+    while (limit > 0 && scan(output_dir, &newest, &oldest) > limit)
+        TRY(drop(output_dir, oldest, e));
     return 0;
+}
+
+/* The newest goes first: should this be cut short, what is left are still steps of one run. */
+int checkpoint_drop_later(const char *output_dir, int64_t step, int *n, Err *e) {
+    int64_t newest, oldest;
+    for (*n = 0; scan(output_dir, &newest, &oldest) && newest > step; ++*n)
+        TRY(drop(output_dir, newest, e));
+    return 0;
+}
+
+bool checkpoint_exists(const char *output_dir, int64_t step) {
+    char *path = checkpoint_path(output_dir, step);
+    bool exists = files_is_dir(path);
+    mem_free(path);
+    return exists;
 }
 
 int checkpoint_write(const char *output_dir, Session *s, const Optimizer *o, const RunState *r,

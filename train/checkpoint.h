@@ -20,6 +20,10 @@ int learned_write(const char *dir, Session *s, DType save_dtype, Err *e);
  */
 int checkpoint_write(const char *output_dir, Session *s, const Optimizer *o, const RunState *r,
                      DType save_dtype, int64_t limit, Err *e);
+bool checkpoint_exists(const char *output_dir, int64_t step);
+/* Removes the checkpoints of later steps: a run that went on from an earlier one has left them
+ * behind. *n: how many. */
+int checkpoint_drop_later(const char *output_dir, int64_t step, int *n, Err *e);
 /* which: a checkpoint's path, or "auto": the newest in output_dir. *path is NULL where auto finds
  * none; on the heap. */
 int checkpoint_find(char **path, const char *output_dir, const char *which, Err *e);

@@ -10,16 +10,11 @@
 
 /* What a run writes and a later one would not surely replace: full training leaves model*, an
  * adapter leaves adapter_*. */
-static const char *const written[] = {"metrics.jsonl",
-                                      "config.yaml",
-                                      "config.json",
-                                      "checkpoint-*",
-                                      "adapter_config.json",
-                                      "adapter_model.safetensors",
-                                      "moesmith.json",
-                                      "model.safetensors",
-                                      "model-*.safetensors",
-                                      "model.safetensors.index.json"};
+static const char *const written[] = {"metrics.jsonl",       "config.yaml",
+                                      "config.json",         "checkpoint-*",
+                                      "adapter_config.json", "adapter_model.safetensors",
+                                      "moesmith.json",       "model.safetensors",
+                                      "model-*.safetensors", "model.safetensors.index.json"};
 
 static bool is_written(const char *name) {
     for (size_t i = 0; i < COUNT_OF(written); i++) {

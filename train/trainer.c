@@ -247,6 +247,15 @@ static int run(Trainer *t, json_t *result, Err *e) {
     return 0;
 }
 
+static int resume(Trainer *t, const char *from, Err *e) {
+    int n;
+    TRY(checkpoint_read(from, t->s, &t->optimizer, &t->run, e));
+    progress_say(NULL, "resumed from %s at step %ld", from, (long)t->run.step);
+    TRY(checkpoint_drop_later(t->cfg->output_dir, t->run.step, &n, e));
+    if (n) progress_say(NULL, "removed the checkpoints of later steps (%d)", n);
+    return 0;
+}
+
 static int prepare_output(Trainer *t, Err *e) {
     const Config *cfg = t->cfg;
     char *from = NULL;
@@ -256,11 +265,7 @@ static int prepare_output(Trainer *t, Err *e) {
         TRY(checkpoint_find(&from, cfg->output_dir, cfg->resume_from_checkpoint, e));
         if (!from) progress_say(NULL, "no checkpoint in %s: from the beginning", cfg->output_dir);
     }
-    int bad = 0;
-    if (from) {
-        bad = checkpoint_read(from, t->s, &t->optimizer, &t->run, e);
-        if (!bad) progress_say(NULL, "resumed from %s at step %ld", from, (long)t->run.step);
-    }
+    int bad = from ? resume(t, from, e) : 0;
     mem_free(from);
     if (!bad) bad = metrics_resume(t->metrics, t->run.step, e);
     Buf yaml = {0};
