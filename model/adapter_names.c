@@ -5,8 +5,12 @@
 static const char *const role_suffix[] = {
     [PARAM_WHOLE] = "", [PARAM_LORA_A] = ".lora_A.weight", [PARAM_LORA_B] = ".lora_B.weight"};
 
-/* The parts of a module's name after the model's prefix and "layers.N.", and the module itself. */
-static const char *local_name(const Model *m, const Site *s) { return s->name + strlen(m->prefix); }
+/* A name after the model's prefix, which all of a layer's have. */
+static const char *local_name(const Model *m, const char *name) {
+    size_t n = strlen(m->prefix);
+    CHECK(!strncmp(name, m->prefix, n), "%s does not start with %s", name, m->prefix);
+    return name + n;
+}
 
 /* How many parameters of the same module are adapted after this one. */
 static int wrapped_after(const Model *m, const Plan *plan, int site) {
@@ -30,16 +34,16 @@ char *adapter_tensor_name(const Model *m, const Plan *plan, const Adapter *a, in
     else
         buf_printf(&name, "base_model.model.%s", m->prefix);
     if (role == PARAM_WHOLE) {
-        buf_add_text(&name, local_name(m, s));
+        buf_add_text(&name, local_name(m, s->name));
         return name.p;
     }
     char *module = site_module(s);
     if (site_is_parameter(s)) {
         *strrchr(module, '.') = 0;
-        buf_add_text(&name, module + strlen(m->prefix));
+        buf_add_text(&name, local_name(m, module));
         for (int k = wrapped_after(m, plan, site); k > 0; k--) buf_add_text(&name, ".base_layer");
     } else {
-        buf_add_text(&name, module + strlen(m->prefix));
+        buf_add_text(&name, local_name(m, module));
     }
     buf_add_text(&name, role_suffix[role]);
     mem_free(module);
