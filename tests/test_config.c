@@ -279,7 +279,8 @@ static void test_refusals_name_line_and_key(void **state) {
 
 static void test_clashes_name_both_keys(void **state) {
     (void)state;
-    assert_refused(NULL, "--lora_dropout 0.1", "lora_dropout", "lora_target_parameters");
+    assert_refused(NULL, "--lora_dropout 0.1 --lora_target_parameters experts.down_proj",
+                   "lora_dropout", "lora_target_parameters");
     assert_refused(NULL, "--use_dora", "use_dora", "lora_target_parameters");
     assert_refused(NULL, "--adapter none --lora_model_dir x", "adapter", "lora_model_dir");
     assert_refused(NULL, "--trainable all", "trainable", "adapter");
@@ -296,6 +297,11 @@ static void test_clashes_name_both_keys(void **state) {
     assert_refused(NULL, "--lora_target_modules= --lora_target_parameters=", "lora_target_modules",
                    "router.train");
     Loaded l = load_good(NULL, "--lora_dropout 0.1 --lora_target_parameters=");
+    config_free(&l.cfg);
+    l = load_good(NULL, "--lora_dropout 0.1"); /* the model may have no experts */
+    config_free(&l.cfg);
+    l = load_good(NULL, "--lora_dropout 0.1 --lora_target_parameters []");
+    assert_int_equal(l.cfg.lora_target_parameters.n, 0);
     config_free(&l.cfg);
 }
 

@@ -61,6 +61,10 @@ typedef struct Flag {
 int config_load(Config *cfg, const char *yaml_path, const Flag *flags, int n_flags, Err *e);
 void config_free(Config *cfg);
 
+/* In place of -1 where only a run can tell that the config is at fault: e has the sentence, and the
+ * exit status is that of a config error. */
+enum { CONFIG_REFUSED = -2 };
+
 bool config_given(const Config *cfg, const char *name); /* name: of the table, no alias */
 int config_require(const Config *cfg, const char *name,
                    Err *e); /* an error unless it has a value */

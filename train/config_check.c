@@ -56,8 +56,10 @@ void config_resolve(Config *cfg) {
     }
 }
 
+/* The default names experts too, which the model may not have: session_open looks. */
 static bool dropout_on_experts(const Config *c) {
-    return fresh_lora(c) && c->lora_dropout > 0 && c->lora_target_parameters.n;
+    return fresh_lora(c) && c->lora_dropout > 0 && c->given[CONFIG_lora_target_parameters] &&
+           c->lora_target_parameters.n;
 }
 static bool dora_on_experts(const Config *c) {
     return fresh_lora(c) && c->use_dora && c->lora_target_parameters.n;

@@ -220,9 +220,10 @@ static void clear_datasets(DatasetList *list) {
 
 static json_t *value_scalar(const char *text) { return yaml_scalar(text, strlen(text)); }
 
-/* A list in one text: parts between commas, or none. */
+/* A list in one text: parts between commas; "" or [] has none. */
 static json_t *value_list(const char *text) {
     json_t *list = json_array();
+    if (strcmp(text, "[]") == 0) return list;
     while (*text) {
         text += strspn(text, " ");
         size_t n = strcspn(text, ",");

@@ -72,7 +72,7 @@ static int run_verb(const Verb *verb, const Config *cfg) {
     for (int i = 0; i < cfg->warnings.n; i++) fprintf(stderr, "moesmith: %s\n", cfg->warnings.p[i]);
     int status = verb->run(cfg, result, &e);
     if (status < 0)
-        status = complain(EXIT_FAILED, &e);
+        status = complain(status == CONFIG_REFUSED ? EXIT_USAGE : EXIT_FAILED, &e);
     else if (cfg->json)
         print_result(result);
     json_decref(result);

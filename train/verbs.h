@@ -4,8 +4,8 @@
 #include <jansson.h>
 #include "config.h"
 
-/* 0: done, result says what (for --json); -1: Err; above 0: the exit status of a run that was
- * stopped by a signal and can go on. */
+/* 0: done, result says what (for --json); -1 or CONFIG_REFUSED: Err; above 0: the exit status of a
+ * run that was stopped by a signal and can go on. */
 typedef int (*VerbFn)(const Config *cfg, json_t *result, Err *e);
 typedef struct Verb {
     const char *name, *needs, *summary; /* needs: keys, separated by spaces */
