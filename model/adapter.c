@@ -331,20 +331,24 @@ static json_t *adapter_config(const Model *m, const Plan *plan, const Adapter *a
                             : json_null());
 }
 
-/* moesmith.json: which parts of a saved router learn, and the layout in words. */
-static json_t *manifest(const Model *m, const Plan *plan) {
-    static const struct {
+/* moesmith.json: which parts of a saved router learn (lora: its projection holds the sum), and the
+ * layout in words. */
+static json_t *manifest(const Model *m, const Plan *plan, const Adapter *a) {
+    bool summed = a->router_summed;
+    for (int i = 0; i < plan->n; i++) summed |= router_summed(m, plan, i);
+    const struct {
         const char *suffix, *word;
-    } names[] = {{"router.proj", "full"},
+    } names[] = {{"router.proj", summed ? "lora" : "full"},
                  {"router.scale", "scale"},
                  {"router.per_expert_scale", "per_expert_scale"}};
     json_t *router = json_array();
     for (size_t k = 0; k < COUNT_OF(names); k++) {
-        bool full = false;
+        bool in = false;
         for (int i = 0; i < plan->n; i++)
-            full |= m->site[i].row->kind == KIND_ROUTER && plan->learn[i].full &&
-                    site_matches(&m->site[i], names[k].suffix);
-        if (full) json_array_append_new(router, json_string(names[k].word));
+            in |= m->site[i].row->kind == KIND_ROUTER &&
+                  (plan->learn[i].full || router_summed(m, plan, i)) &&
+                  site_matches(&m->site[i], names[k].suffix);
+        if (in) json_array_append_new(router, json_string(names[k].word));
     }
     return json_pack("{s:i, s:s, s:s, s:o}", "format", 1, "expert_lora_layout", "peft-fused",
                      "expert_lora_b_order", "expert_fastest", "router_train", router);
@@ -371,5 +375,5 @@ int adapter_write(const char *dir, Model *m, const ParamSet *ps, const Plan *pla
     entries_free(&x);
     if (bad) return -1;
     TRY(write_json(dir, "adapter_config.json", adapter_config(m, plan, a), e));
-    return write_json(dir, "moesmith.json", manifest(m, plan), e);
+    return write_json(dir, "moesmith.json", manifest(m, plan, a), e);
 }

@@ -27,9 +27,11 @@ typedef struct Adapter {
     int rank;
     float alpha;
     bool rslora;
-    char *prefix; /* of its tensors' names before "layers."; NULL: from the model */
-    char *dir;    /* where it was read from; NULL: new */
-    char *base;   /* base_model_name_or_path */
+    bool router_summed; /* read from a file that holds the routers' LoRA added to their projections
+                           (PEFT cannot have it beside saved scales): they go on learning whole */
+    char *prefix;       /* of its tensors' names before "layers."; NULL: from the model */
+    char *dir;          /* where it was read from; NULL: new */
+    char *base;         /* base_model_name_or_path */
 } Adapter;
 void adapter_free(Adapter *a);
 

@@ -80,6 +80,14 @@ static int read_peft_config(PeftConfig *c, Adapter *a, const char *dir, Err *e) 
 
 /* ---- what the config promises ---- */
 
+static bool list_has(const json_t *list, const char *word) {
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const char *t = json_string_value(json_array_get(list, i));
+        if (t && !strcmp(t, word)) return true;
+    }
+    return false;
+}
+
 static bool list_names_site(const json_t *list, const Site *s) {
     for (size_t i = 0; i < json_array_size(list); i++) {
         const char *t = json_string_value(json_array_get(list, i));
@@ -153,17 +161,15 @@ static void plan_site(Plan *plan, const Adapter *a, const Model *m, const PeftCo
 }
 
 /* moesmith.json tells which parts of a saved router learn. */
-static void apply_manifest(Plan *plan, const Model *m, const PeftConfig *c) {
+static void apply_manifest(Plan *plan, Adapter *a, const Model *m, const PeftConfig *c) {
     const json_t *train = json_object_get(c->manifest, "router_train");
     if (!json_is_array(train)) return;
+    a->router_summed = list_has(train, "lora");
+    const char *proj = a->router_summed ? "lora" : "full";
     for (int i = 0; i < plan->n; i++) {
-        if (m->site[i].row->kind != KIND_ROUTER || !plan->learn[i].saved) continue;
-        const char *word = m->site[i].linear ? "full" : strrchr(m->site[i].name, '.') + 1;
-        plan->learn[i].full = false;
-        for (size_t k = 0; k < json_array_size(train); k++) {
-            const char *t = json_string_value(json_array_get(train, k));
-            if (t && !strcmp(t, word)) plan->learn[i].full = true;
-        }
+        const Site *s = &m->site[i];
+        if (s->row->kind != KIND_ROUTER || !plan->learn[i].saved) continue;
+        plan->learn[i].full = list_has(train, s->linear ? proj : strrchr(s->name, '.') + 1);
     }
 }
 
@@ -285,6 +291,12 @@ static int check_tensor(const Model *m, const PeftConfig *c, const Plan *plan, c
     return 0;
 }
 
+/* moesmith.json may name the order; what is said need not be guessed. */
+static bool says_column_order(const PeftConfig *c) {
+    const char *order = json_string_value(json_object_get(c->manifest, "expert_lora_b_order"));
+    return order && !strcmp(order, "expert_fastest");
+}
+
 static int check_column_order(const Model *m, const Plan *plan, const Adapter *a, Weights *w,
                               Err *e) {
     OrderSigns signs = {0};
@@ -301,7 +313,8 @@ static int check_column_order(const Model *m, const Plan *plan, const Adapter *a
     return err_set(e,
                    "%s/adapter_model.safetensors: the columns of lora_B of the experts (%s, ...) "
                    "look expert-major (column e*r + j); PEFT's order is expert-fastest (column j*E "
-                   "+ e): reorder them before use",
+                   "+ e): reorder them, or, if they are in it, say so in a moesmith.json beside: "
+                   "{\"expert_lora_b_order\": \"expert_fastest\"}",
                    a->dir, example);
 }
 
@@ -330,7 +343,7 @@ static int check_all(const Model *m, const PeftConfig *c, const Plan *plan, cons
     }
     TRY(check_unread(w, e));
     if (!any) return err_set(e, "%s: adapts nothing in this model", c->file);
-    return check_column_order(m, plan, a, w, e);
+    return says_column_order(c) ? 0 : check_column_order(m, plan, a, w, e);
 }
 
 static int open_adapter(Weights **w, const char *dir, Err *e) {
@@ -348,7 +361,7 @@ static int plan_and_check(Plan *plan, Adapter *a, const Model *m, const PeftConf
     for (int i = plan->n - 1; i >= 0 && !bad; i--)
         plan_site(plan, a, m, c, w, i); /* backwards: names depend on what is wrapped later */
     if (!bad) bad = check_all(m, c, plan, a, w, e);
-    if (!bad) apply_manifest(plan, m, c);
+    if (!bad) apply_manifest(plan, a, m, c);
     weights_close(w);
     return bad;
 }

@@ -119,6 +119,104 @@ static int plan_adapter_new(Session *s, const Config *cfg, Err *e) {
     return bad;
 }
 
+/* ---- keys beside an adapter directory ---- */
+
+/* Which keys speak of a site, for a router's scales and projection alike. */
+typedef struct Spoken {
+    const char *names_key, *layers_key;
+    const TextList *names, *layers;
+    bool names_given, layers_given;
+} Spoken;
+
+static Spoken spoken_of(const Config *cfg, const Site *s) {
+    bool router = s->row->kind == KIND_ROUTER, parameter = site_is_parameter(s);
+    Spoken k = {router      ? "router.train"
+                : parameter ? "lora_target_parameters"
+                            : "lora_target_modules",
+                router ? "router.layers" : "layers_to_transform",
+                router      ? &cfg->router_train
+                : parameter ? &cfg->lora_target_parameters
+                            : &cfg->lora_target_modules,
+                router ? &cfg->router_layers : &cfg->layers_to_transform,
+                false,
+                false};
+    k.names_given = config_given(cfg, k.names_key);
+    k.layers_given = config_given(cfg, k.layers_key);
+    return k;
+}
+
+/* How a site learns, as ROUTER_ bits; linears that are no routers have lora at most. */
+static unsigned bits_said(const TextList *names, const Site *s) {
+    if (s->row->kind == KIND_ROUTER) {
+        unsigned mine = s->linear                         ? ROUTER_LORA | ROUTER_FULL
+                        : site_matches(s, "router.scale") ? ROUTER_SCALE
+                                                          : ROUTER_EXPERT_SCALE;
+        return router_bits_of(names) & mine;
+    }
+    for (int i = 0; i < names->n; i++) {
+        bool all = !strcmp(names->p[i], "all-linear");
+        if (!all && site_matches(s, names->p[i])) return ROUTER_LORA;
+        for (size_t k = 0; all && k < COUNT_OF(linear_suffixes); k++) {
+            if (site_matches(s, linear_suffixes[k])) return ROUTER_LORA;
+        }
+    }
+    return 0;
+}
+
+static unsigned bits_learnt(const Session *s, int site) {
+    const Learn *l = &s->plan.learn[site];
+    const Site *x = &s->model->site[site];
+    if (x->row->kind != KIND_ROUTER || l->rank) return l->rank ? ROUTER_LORA : 0;
+    if (!l->full) return 0;
+    if (x->linear) return s->adapter.router_summed ? ROUTER_LORA : ROUTER_FULL;
+    return site_matches(x, "router.scale") ? ROUTER_SCALE : ROUTER_EXPERT_SCALE;
+}
+
+/* What the keys ask of a site against what the adapter does. A key that is not given asks for what
+ * the adapter does: its names in any layer, its layers for each name. */
+static int check_site(const Session *s, const Config *cfg, const bool *layers, int site, Err *e) {
+    const Site *x = &s->model->site[site];
+    Spoken k = spoken_of(cfg, x);
+    unsigned does = bits_learnt(s, site), anywhere = 0;
+    for (int i = 0; i < s->plan.n; i++)
+        anywhere |= s->model->site[i].row == x->row ? bits_learnt(s, i) : 0;
+    unsigned named = k.names_given ? bits_said(k.names, x) : anywhere;
+    bool here = k.layers_given ? layers[x->layer] : !anywhere || does;
+    if ((here ? named : 0) == does) return 0;
+    return err_set(e,
+                   "%s contradicts lora_model_dir %s at %s: leave the key out, the adapter says "
+                   "what learns",
+                   named != anywhere ? k.names_key : k.layers_key, s->adapter.dir, x->name);
+}
+
+static int check_sites(const Session *s, const Config *cfg, Err *e) {
+    int L = s->model->dims.n_layers;
+    bool *layers = mem_alloc((size_t)L * 2), *router_layers = layers + L;
+    int bad = layers_of(layers, "layers_to_transform", &cfg->layers_to_transform, L, e);
+    if (!bad) bad = layers_of(router_layers, "router.layers", &cfg->router_layers, L, e);
+    for (int i = 0; i < s->plan.n && !bad; i++) {
+        const Site *x = &s->model->site[i];
+        bool router = x->row->kind == KIND_ROUTER;
+        if (x->layer >= 0 && (x->linear || router))
+            bad = check_site(s, cfg, router ? router_layers : layers, i, e);
+    }
+    mem_free(layers);
+    return bad;
+}
+
+static int check_router_rank(const Session *s, const Config *cfg, Err *e) {
+    for (int i = 0; i < s->plan.n; i++) {
+        int rank = s->plan.learn[i].rank;
+        if (s->model->site[i].row->kind != KIND_ROUTER || !rank || rank == cfg->router_lora_r)
+            continue;
+        return err_set(e,
+                       "router.lora_r %ld contradicts lora_model_dir %s, whose routers' rank is "
+                       "%d: leave router.lora_r out",
+                       (long)cfg->router_lora_r, s->adapter.dir, rank);
+    }
+    return 0;
+}
+
 /* An adapter directory says what it adapts; keys that say otherwise are a contradiction. */
 static int check_contradictions(const Session *s, const Config *cfg, Err *e) {
     const Adapter *a = &s->adapter;
@@ -127,46 +225,52 @@ static int check_contradictions(const Session *s, const Config *cfg, Err *e) {
             e, "lora_r %ld contradicts lora_model_dir %s, whose rank is %d: leave lora_r out",
             (long)cfg->lora_r, a->dir, a->rank);
     }
-    if (config_given(cfg, "lora_alpha") && fabs(cfg->lora_alpha - (double)a->alpha) > 1e-6) {
+    if (config_given(cfg, "lora_alpha") && (float)cfg->lora_alpha != a->alpha) {
         return err_set(e,
                        "lora_alpha %g contradicts lora_model_dir %s, whose lora_alpha is %g: leave "
                        "lora_alpha out",
                        cfg->lora_alpha, a->dir, (double)a->alpha);
     }
-    if (config_given(cfg, "use_rslora") && cfg->use_rslora != a->rslora) {
+    if (config_given(cfg, "use_rslora") && cfg->use_rslora != a->rslora)
         return err_set(e, "use_rslora contradicts lora_model_dir %s: leave it out", a->dir);
-    }
-    static const char *const decided[] = {"lora_target_modules", "lora_target_parameters",
-                                          "router.train",        "router.lora_r",
-                                          "router.layers",       "layers_to_transform"};
-    Session fresh = {.model = s->model};
-    for (size_t i = 0; i < COUNT_OF(decided); i++) {
-        if (!config_given(cfg, decided[i])) continue;
-        int bad = plan_adapter_new(&fresh, cfg, e);
-        for (int k = 0; k < s->plan.n && !bad; k++) {
-            const Learn *x = &s->plan.learn[k], *y = &fresh.plan.learn[k];
-            if (x->rank != y->rank || x->full != y->full) {
-                bad = err_set(e,
-                              "%s contradicts lora_model_dir %s at %s: leave the key out, the "
-                              "adapter says what learns",
-                              decided[i], a->dir, s->model->site[k].name);
-            }
-        }
-        plan_free(&fresh.plan);
-        adapter_free(&fresh.adapter);
-        return bad;
-    }
-    return 0;
+    if (config_given(cfg, "router.lora_r")) TRY(check_router_rank(s, cfg, e));
+    return check_sites(s, cfg, e);
+}
+
+/* Experts take no dropout. */
+static int check_dropout(const Session *s, const Config *cfg, Err *e) {
+    bool experts = false;
+    for (int i = 0; i < s->plan.n; i++)
+        experts |= s->plan.learn[i].rank && site_is_parameter(&s->model->site[i]);
+    if (cfg->lora_dropout == 0 || !experts) return 0;
+    if (cfg->lora_model_dir)
+        err_set(e,
+                "lora_dropout above 0 and the adapter %s exclude each other: it adapts experts "
+                "(lora_target_parameters), which take no dropout; set lora_dropout: 0",
+                cfg->lora_model_dir);
+    else
+        err_set(e, "lora_dropout above 0 and lora_target_parameters exclude each other: by default "
+                   "it names this model's experts, which take no dropout; set lora_dropout: 0 or "
+                   "lora_target_parameters: []");
+    return CONFIG_REFUSED;
 }
 
 /* ---- opening ---- */
 
+static int plan_from_adapter(Session *s, const Config *cfg, SessionUse use, Err *e) {
+    TRY(adapter_plan_read(&s->plan, &s->adapter, s->model, cfg->lora_model_dir, e));
+    if (use == USE_AS_IS) return 0;
+    TRY(check_contradictions(s, cfg, e));
+    if (s->adapter.router_summed)
+        progress_say(
+            NULL, "%s holds the routers' LoRA added to router.proj, which goes on learning whole",
+            cfg->lora_model_dir);
+    return check_dropout(s, cfg, e);
+}
+
 static int plan_session(Session *s, const Config *cfg, SessionUse use, Err *e) {
-    if (cfg->lora_model_dir) {
-        s->has_adapter = true;
-        TRY(adapter_plan_read(&s->plan, &s->adapter, s->model, cfg->lora_model_dir, e));
-        return check_contradictions(s, cfg, e);
-    }
+    s->has_adapter = cfg->lora_model_dir != NULL;
+    if (s->has_adapter) return plan_from_adapter(s, cfg, use, e);
     if (use == USE_AS_IS) {
         s->plan = plan_new(s->model);
         return 0;
@@ -175,14 +279,16 @@ static int plan_session(Session *s, const Config *cfg, SessionUse use, Err *e) {
         return plan_full(&s->plan, s->model, (const char *const *)cfg->trainable.p,
                          cfg->trainable.n, e);
     s->has_adapter = true;
-    return plan_adapter_new(s, cfg, e);
+    TRY(plan_adapter_new(s, cfg, e));
+    return check_dropout(s, cfg, e);
 }
 
 static int open_parts(Session *s, const Config *cfg, SessionUse use, Err *e) {
     TRY(model_open(&s->model, cfg->base_model, e));
     const Buf *notes = &s->model->notes;
     if (notes->n) progress_say(NULL, "%.*s", (int)notes->n - 1, notes->p);
-    TRY(plan_session(s, cfg, use, e));
+    int bad = plan_session(s, cfg, use, e);
+    if (bad) return bad;
     TRY(params_open(&s->params, s->model, &s->plan, (uint64_t)cfg->seed, e));
     if (cfg->lora_model_dir) TRY(adapter_read(&s->params, &s->plan, &s->adapter, s->model, e));
     for (int i = 0; i < s->params.n && use == USE_AS_IS; i++)
@@ -198,9 +304,9 @@ static int open_parts(Session *s, const Config *cfg, SessionUse use, Err *e) {
 
 int session_open(Session *s, const Config *cfg, SessionUse use, Err *e) {
     *s = (Session){0};
-    if (open_parts(s, cfg, use, e) == 0) return 0;
-    session_close(s);
-    return -1;
+    int bad = open_parts(s, cfg, use, e);
+    if (bad) session_close(s);
+    return bad;
 }
 
 void session_close(Session *s) {

@@ -19,7 +19,7 @@ typedef struct Session {
 } Session;
 
 /* AS_IS: the base, with lora_model_dir where given; nothing wants a gradient. TO_TRAIN: what the
- * config says learns. */
+ * config says learns; CONFIG_REFUSED where it cannot of this model. */
 int session_open(Session *s, const Config *cfg, SessionUse use, Err *e);
 void session_close(Session *s);
 
