@@ -84,6 +84,10 @@ case='a word that is none of the choices'
 refuses 2 'lr_scheduler.*cosine' $(with train --lr_scheduler cosin --output_dir "$tmp/o")
 case='keys that exclude each other'
 refuses 2 'lora_dropout.*lora_target_parameters' $(with train --lora_dropout 0.1 --output_dir "$tmp/o")
+refuses 2 'lora_target_parameters.*take no dropout' $(with train --lora_dropout 0.1 --lora_target_parameters experts.down_proj --output_dir "$tmp/o")
+case='generate without a prompt, or with two'
+refuses 2 '--prompt TEXT or --prompts' generate --base_model "$model"
+refuses 2 'prompt and prompts' generate --base_model "$model" --prompt a --prompts "$rows"
 case='help'
 works --help
 grep -q 'gradient_checkpointing' "$tmp/out" && grep -q '  train ' "$tmp/out" || wrong "says too little"
@@ -283,6 +287,27 @@ absent "$tmp/o/checkpoint-4"
 works $(with train --max_steps 4 --save_steps 2 --output_dir "$tmp/o" --resume_from_checkpoint auto)
 cmp -s "$tmp/o/adapter_model.safetensors" "$tmp/whole/adapter_model.safetensors" || wrong "other values"
 rm -rf "$tmp/o"
+case='the result cannot be written'
+mkdir -p "$tmp/o/adapter_model.safetensors/mine"
+run $(with train --max_steps 3 --output_dir "$tmp/o" --resume_from_checkpoint auto)
+judged 1 'adapter_model.safetensors'
+"$TOOL" whole "$tmp/o/checkpoint-3/state.h5" 2> "$tmp/err" || wrong "nothing was kept"
+rm -r "$tmp/o/adapter_model.safetensors"
+works $(with train --max_steps 3 --output_dir "$tmp/o" --resume_from_checkpoint auto)
+"$TOOL" whole "$tmp/o/adapter_model.safetensors" || wrong "no adapter"
+rm -rf "$tmp/o"
+case='a run that leaves the numbers'
+# too_fast RATE PATTERN - a whole step changes every weight by about RATE
+too_fast() {
+    rm -rf "$tmp/o"
+    run $(with train --adapter none --max_steps 3 --lr_scheduler constant --learning_rate "$1" --output_dir "$tmp/o")
+    judged 1 "step 2: $2"
+}
+too_fast 1e18 'the result is not a number'
+"$TOOL" whole "$tmp/o/checkpoint-1/state.h5" 2> "$tmp/err" || wrong "nothing was kept"
+too_fast 1e39 '.*no numbers any more'
+absent "$tmp/o/checkpoint-1"
+rm -rf "$tmp/o"
 case='standard output is full'
 if [ -w /dev/full ]; then
     "$MOESMITH" $(with eval --json) > /dev/full 2> "$tmp/err"
@@ -463,6 +488,10 @@ is "$(wc -l < "$tmp/before.jsonl" | tr -d ' ')" 2
 cmp -s "$tmp/before.jsonl" "$tmp/after.jsonl" && wrong "the adapter does nothing"
 works $ask --json
 "$TOOL" json rows < "$tmp/out" > /dev/null || wrong "the last line is no JSON"
+case='a bad prompt late in the file'
+printf '{"input_ids": [2, 96]}\n' >> "$tmp/prompts.jsonl"
+refuses 1 'prompts.jsonl:3.*input_ids.1. is not a token id below 96' $ask --output "$tmp/late.jsonl"
+absent "$tmp/late.jsonl"
 case='export and back'
 works export --base_model "$model" --lora_model_dir "$tmp/trained" --format peft --output "$tmp/peft" --json
 "$TOOL" json output < "$tmp/out" > /dev/null || wrong "the last line is no JSON"
@@ -478,6 +507,30 @@ works init --base_model "$model/config.json" --output "$tmp/new"
 works train --base_model "$tmp/new" --datasets "$rows" --datasets.0.type tokens --adapter none --max_steps 3 --output_dir "$tmp/f" --json
 "$TOOL" json loss < "$tmp/out" > /dev/null || wrong "the last line is no JSON"
 works eval --base_model "$tmp/f" --datasets "$rows" --datasets.0.type tokens
+
+case='init from any file'
+mkdir "$tmp/sizes"
+cp "$model/config.json" "$tmp/sizes/tiny.json"
+echo '{"model_type": "llama"}' > "$tmp/sizes/config.json"
+echo '{}' > "$tmp/sizes/tokenizer_config.json"
+echo mine > "$tmp/sizes/metrics.jsonl"
+works init --base_model "$tmp/sizes/tiny.json" --output "$tmp/tiny" --json
+"$TOOL" json parameters < "$tmp/out" > /dev/null || wrong "the last line is no JSON"
+cmp -s "$tmp/tiny/config.json" "$model/config.json" || wrong "another config.json"
+is "$(cd "$tmp/tiny" && echo *)" 'config.json model.safetensors tokenizer_config.json'
+case='init that cannot be'
+refuses 1 'is a file' init --base_model "$model" --output "$tmp/sizes/tiny.json/o" --json
+is "$(cat "$tmp/out")" ''
+sed 's/"hidden_size": 20/"hidden_size": 268435456/;s/"moe_intermediate_size": [0-9]*/"moe_intermediate_size": 268435456/' \
+    "$model/config.json" > "$tmp/sizes/huge.json"
+refuses 1 'billion parameters' init --base_model "$tmp/sizes/huge.json" --output "$tmp/huge"
+absent "$tmp/huge"
+case='a result of training as the base of another'
+works $(with train --adapter none --max_steps 1 --output_dir "$tmp/first")
+works train --base_model "$tmp/first" --datasets "$rows" --datasets.0.type tokens --max_steps 1 --output_dir "$tmp/second"
+cp "$tmp/second"/adapter_* "$tmp/second/moesmith.json" "$tmp/first"
+works export --base_model "$tmp/first" --lora_model_dir "$tmp/second" --format merged --output "$tmp/third"
+is "$(cd "$tmp/third" && echo *)" "$(cd "$model" && echo *)"
 
 echo "$checks runs of the program, $failed wrong"
 [ "$failed" = 0 ]

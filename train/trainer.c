@@ -198,6 +198,34 @@ static int save(Trainer *t, Err *e) {
                             t->cfg->save_total_limit, e);
 }
 
+static bool all_finite(const float *x, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        if (!isfinite(x[i])) return false;
+    }
+    return true;
+}
+
+/* The run fails between two steps, for a reason that stands in an Err already: what the steps so
+ * far have learned is kept where that can be done. No older checkpoint goes for it. */
+static void keep_last_step(Trainer *t) {
+    Err lost;
+    const ParamSet *ps = &t->s->params;
+    if (!t->run.step || checkpoint_exists(t->cfg->output_dir, t->run.step)) return;
+    if (!all_finite(ps->weight, ps->numel)) return;
+    for (int i = 0; i < t->optimizer.rule->n_moments; i++) {
+        if (!all_finite(t->optimizer.moment[i], ps->numel)) return;
+    }
+    if (checkpoint_write(t->cfg->output_dir, t->s, &t->optimizer, &t->run, t->save_dtype, 0, &lost))
+        return;
+    progress_say(NULL, "kept what was learned up to step %ld in %s/checkpoint-%ld",
+                 (long)t->run.step, t->cfg->output_dir, (long)t->run.step);
+}
+
+static int or_keep(Trainer *t, int bad) {
+    if (bad) keep_last_step(t);
+    return bad;
+}
+
 static bool every(int64_t steps, int64_t step) { return steps > 0 && step % steps == 0; }
 
 static int run_eval(Trainer *t, EvalResult *out, Err *e) {
@@ -219,7 +247,7 @@ static int run(Trainer *t, json_t *result, Err *e) {
         StepResult r;
         EvalResult eval;
         char note[96];
-        TRY(optimiser_step(t, &r, e));
+        TRY(or_keep(t, optimiser_step(t, &r, e)));
         bool last = t->run.step == t->total_steps,
              evals = t->data->n_held_out && (last || every(eval_steps, t->run.step));
         snprintf(note, sizeof note, "loss %.4f, %.0f tokens/s", r.loss,
@@ -242,7 +270,7 @@ static int run(Trainer *t, json_t *result, Err *e) {
         if (every(cfg->save_steps, t->run.step)) TRY(save(t, e));
     }
     progress_end(&t->progress);
-    TRY(learned_write(cfg->output_dir, t->s, t->save_dtype, e));
+    TRY(or_keep(t, learned_write(cfg->output_dir, t->s, t->save_dtype, e)));
     progress_say(NULL, "wrote %s", cfg->output_dir);
     return 0;
 }
