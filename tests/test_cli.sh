@@ -86,7 +86,7 @@ case='keys that exclude each other'
 refuses 2 'lora_dropout.*lora_target_parameters' $(with train --lora_dropout 0.1 --output_dir "$tmp/o")
 refuses 2 'lora_target_parameters.*take no dropout' $(with train --lora_dropout 0.1 --lora_target_parameters experts.down_proj --output_dir "$tmp/o")
 case='generate without a prompt, or with two'
-refuses 2 '--prompt TEXT or --prompts' generate --base_model "$model"
+refuses 2 'needs --prompt TEXT or --prompts' generate --base_model "$model"
 refuses 2 'prompt and prompts' generate --base_model "$model" --prompt a --prompts "$rows"
 case='help'
 works --help
@@ -402,6 +402,14 @@ again 'data is not what' "--datasets $tmp/other.jsonl"
 again 'seed 42' '--seed 7'
 again 'other tensors' '--lora_r 2'
 again 'optimizer adamw' '--optimizer sgd'
+again 'another rank or scale' '--lora_alpha 3'
+again 'compute f32.*bf16' '--compute bf16'
+again 'micro_batch_size x gradient_accumulation_steps = 1.*says 2' '--micro_batch_size 2'
+again 'shuffle 1.*says 0' '--shuffle false'
+"$TOOL" nan "$model/model.safetensors" "$tmp/nan.safetensors" $q
+damaged
+mv "$tmp/nan.safetensors" "$st"
+again 'base_model is not what' "--base_model $tmp/m"
 refuses 1 'not a checkpoint' $(with train --max_steps 4 --output_dir "$tmp/whole" --resume_from_checkpoint "$tmp/nowhere")
 cmp -s "$tmp/kept" "$tmp/whole/adapter_model.safetensors" || wrong "changed what was there"
 case='resuming from a damaged checkpoint'
@@ -500,7 +508,8 @@ works export --base_model "$model" --lora_model_dir "$tmp/trained" --format merg
 works eval --base_model "$tmp/merged" --datasets "$rows" --datasets.0.type tokens --compute f32 --json
 is "$("$TOOL" json loss < "$tmp/out" | cut -c 1-7)" "$trained"
 case='an export no engine asked for'
-refuses 1 'gguff' export --base_model "$model" --format gguff --output "$tmp/e"
+refuses 2 'format: gguf is not available' export --base_model "$model" --format gguf --output "$tmp/e"
+refuses 2 'format .*onnx.*peft' export --base_model "$model" --format onnx --output "$tmp/e"
 absent "$tmp/e"
 case='init and full training'
 works init --base_model "$model/config.json" --output "$tmp/new"

@@ -16,19 +16,58 @@ uint64_t hash_bytes(uint64_t h, const void *p, size_t n) {
     return h;
 }
 
+int64_t checkpoint_base_hash(const Model *m) {
+    enum { FIRST = 4096 };
+    uint64_t h = 0;
+    for (int i = 0; i < weights_count(m->weights); i++) {
+        const WeightView *v = weights_at(m->weights, i);
+        h = hash_bytes(h, v->name, strlen(v->name) + 1);
+        h = hash_bytes(h, v->stored, strlen(v->stored) + 1);
+        h = hash_bytes(h, v->dim, sizeof *v->dim * (size_t)v->n_dim);
+        h = hash_bytes(h, v->data, (size_t)(v->bytes < FIRST ? v->bytes : FIRST));
+    }
+    return (int64_t)h;
+}
+
 int learned_write(const char *dir, Session *s, DType save_dtype, Err *e) {
     TRY(files_make_dirs(dir, e));
     if (s->has_adapter) return adapter_write(dir, s->model, &s->params, &s->plan, &s->adapter, e);
     return model_write_merged(dir, s->model, save_dtype, e);
 }
 
-/* The names and sizes of all that learns: two runs with the same text train the same tensors. */
+/* All that learns by name, role, size and scale: two runs with the same text train the same. */
 static void list_tensors(const Session *s, Buf *out) {
     for (int i = 0; i < s->params.n; i++) {
         const Param *p = &s->params.param[i];
-        buf_printf(out, "%s %d %" PRId64 "\n", p->tensor->name, (int)p->role,
-                   tensor_numel(p->tensor));
+        float scale = p->role == PARAM_WHOLE ? 1 : s->plan.learn[p->site].scale;
+        buf_printf(out, "%s %d %d %" PRId64 " %a\n", p->tensor->name, (int)p->role, p->learns,
+                   tensor_numel(p->tensor), (double)scale);
     }
+}
+
+/* The numbers that make a run what it is, as state.h5 and the user know them. */
+static const struct {
+    const char *key;
+    size_t at; /* in RunState */
+    const char *name;
+    bool telling; /* the user set this number; otherwise a hash */
+} identity[] = {
+    {"seed", offsetof(RunState, seed), "seed", true},
+    {"rows_per_step", offsetof(RunState, rows_per_step),
+     "micro_batch_size x gradient_accumulation_steps =", true},
+    {"shuffle", offsetof(RunState, shuffle), "shuffle", true},
+    {"data_hash", offsetof(RunState, data_hash), "the training data", false},
+    {"base_hash", offsetof(RunState, base_hash), "base_model", false},
+};
+
+static int64_t identity_of(const RunState *r, size_t i) {
+    return *(const int64_t *)((const char *)r + identity[i].at);
+}
+
+static int write_identity(HdfFile *f, const RunState *r, Err *e) {
+    for (size_t i = 0; i < COUNT_OF(identity); i++)
+        TRY(h5_write_i64(f, "/", identity[i].key, identity_of(r, i), e));
+    return h5_write_text(f, "/", "compute", r->compute, e);
 }
 
 static const char *const moment_name[OPTIMIZER_MOMENTS] = {"/moment1", "/moment2"};
@@ -48,14 +87,12 @@ static int write_state(const char *path, const Session *s, const Optimizer *o, c
     Buf names = {0};
     TRY(h5_create(&f, path, e));
     list_tensors(s, &names);
-    int bad = write_arrays(f, s, o, r, e) || h5_write_i64(f, "/", "format", STATE_FORMAT, e) ||
-              h5_write_text(f, "/", "optimizer", o->rule->name, e) ||
-              h5_write_text(f, "/", "tensors", names.p ? names.p : "", e) ||
-              h5_write_i64(f, "/", "step", r->step, e) ||
-              h5_write_i64(f, "/", "tokens", r->tokens, e) ||
-              h5_write_i64(f, "/", "supervised_tokens", r->supervised, e) ||
-              h5_write_i64(f, "/", "seed", (int64_t)r->seed, e) ||
-              h5_write_i64(f, "/", "data_hash", (int64_t)r->data_hash, e);
+    int bad =
+        write_arrays(f, s, o, r, e) || h5_write_i64(f, "/", "format", STATE_FORMAT, e) ||
+        h5_write_text(f, "/", "optimizer", o->rule->name, e) ||
+        h5_write_text(f, "/", "tensors", names.p ? names.p : "", e) ||
+        h5_write_i64(f, "/", "step", r->step, e) || h5_write_i64(f, "/", "tokens", r->tokens, e) ||
+        h5_write_i64(f, "/", "supervised_tokens", r->supervised, e) || write_identity(f, r, e);
     buf_free(&names);
     if (bad) {
         h5_close(f);
@@ -163,33 +200,59 @@ int checkpoint_find(char **path, const char *output_dir, const char *which, Err 
 
 /* ---- reading ---- */
 
+static int check_format(HdfFile *f, const char *path, Err *e) {
+    int64_t format;
+    TRY(h5_read_i64(f, "/", "format", &format, e));
+    if (format == STATE_FORMAT) return 0;
+    return err_set(e, "%s: state format %ld; this version reads %d", path, (long)format,
+                   STATE_FORMAT);
+}
+
+static int check_text(HdfFile *f, const char *path, const char *key, const char *want, Err *e) {
+    Buf found = {0};
+    int bad = h5_read_text(f, "/", key, &found, e);
+    if (!bad && strcmp(found.p ? found.p : "", want))
+        bad = err_set(e, "%s: the checkpoint was made with %s %s, this config says %s", path, key,
+                      found.p ? found.p : "", want);
+    buf_free(&found);
+    return bad;
+}
+
+static int check_tensors(HdfFile *f, const char *path, const Session *s, Err *e) {
+    Buf want = {0}, found = {0};
+    list_tensors(s, &want);
+    int bad = h5_read_text(f, "/", "tensors", &found, e);
+    if (!bad && strcmp(found.p ? found.p : "", want.p ? want.p : ""))
+        bad = err_set(e,
+                      "%s: the checkpoint trained other tensors than this config, or with another "
+                      "rank or scale; resume with the config it was made with",
+                      path);
+    buf_free(&want);
+    buf_free(&found);
+    return bad;
+}
+
+static int check_identity(HdfFile *f, const char *path, const RunState *r, Err *e) {
+    for (size_t i = 0; i < COUNT_OF(identity); i++) {
+        int64_t found, want = identity_of(r, i);
+        TRY(h5_read_i64(f, "/", identity[i].key, &found, e));
+        if (found == want) continue;
+        if (identity[i].telling)
+            return err_set(e, "%s: the checkpoint was made with %s %ld, this config says %ld", path,
+                           identity[i].name, (long)found, (long)want);
+        return err_set(e, "%s: %s is not what the checkpoint was made with", path,
+                       identity[i].name);
+    }
+    return 0;
+}
+
 static int check_same_run(HdfFile *f, const char *path, const Session *s, const Optimizer *o,
                           const RunState *r, Err *e) {
-    Buf want = {0}, names = {0}, rule = {0};
-    int64_t format = 0, seed = 0, hash = 0;
-    list_tensors(s, &want);
-    int bad = h5_read_i64(f, "/", "format", &format, e) ||
-              h5_read_text(f, "/", "tensors", &names, e) ||
-              h5_read_text(f, "/", "optimizer", &rule, e) ||
-              h5_read_i64(f, "/", "seed", &seed, e) || h5_read_i64(f, "/", "data_hash", &hash, e);
-    if (!bad && format != STATE_FORMAT)
-        bad = err_set(e, "%s: state format %ld; this version reads %d", path, (long)format,
-                      STATE_FORMAT);
-    if (!bad && strcmp(names.p ? names.p : "", want.p ? want.p : ""))
-        bad = err_set(e,
-                      "%s: the checkpoint trained other tensors than this config; resume with the "
-                      "config it was made with",
-                      path);
-    if (!bad && strcmp(rule.p ? rule.p : "", o->rule->name))
-        bad = err_set(e, "%s: the checkpoint was made with optimizer %s, this config says %s", path,
-                      rule.p, o->rule->name);
-    if (!bad && (uint64_t)seed != r->seed)
-        bad = err_set(e, "%s: the checkpoint was made with seed %ld, this config says %ld", path,
-                      (long)seed, (long)r->seed);
-    if (!bad && (uint64_t)hash != r->data_hash)
-        bad = err_set(e, "%s: the training data is not what the checkpoint was made with", path);
-    buf_free(&want), buf_free(&names), buf_free(&rule);
-    return bad;
+    TRY(check_format(f, path, e));
+    TRY(check_tensors(f, path, s, e));
+    TRY(check_text(f, path, "optimizer", o->rule->name, e));
+    TRY(check_text(f, path, "compute", r->compute, e));
+    return check_identity(f, path, r, e);
 }
 
 static int read_state(HdfFile *f, const char *path, Session *s, Optimizer *o, RunState *r, Err *e) {

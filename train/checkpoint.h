@@ -10,8 +10,11 @@
 typedef struct RunState {
     int64_t step;               /* optimiser steps done */
     int64_t tokens, supervised; /* seen so far */
-    uint64_t seed, data_hash;   /* of the samples: a resumed run must see the same */
     uint64_t *first_hash;       /* per param: of its values before training */
+    /* What makes it this run and no other: a resumed one must have the same. */
+    int64_t seed, rows_per_step, shuffle;
+    int64_t data_hash, base_hash; /* of the samples, and checkpoint_base_hash */
+    const char *compute;
 } RunState;
 
 /* What was learned, into dir (made if absent), in its public form. */
@@ -27,8 +30,11 @@ int checkpoint_drop_later(const char *output_dir, int64_t step, int *n, Err *e);
 /* which: a checkpoint's path, or "auto": the newest in output_dir. *path is NULL where auto finds
  * none; on the heap. */
 int checkpoint_find(char **path, const char *output_dir, const char *which, Err *e);
-/* Values, moments and state. Fails where the run is another one: other tensors, data or seed. */
+/* Values, moments and state. Fails where the run is another one, and says in what. How long it is
+ * to be, and its learning rate, may change. */
 int checkpoint_read(const char *path, Session *s, Optimizer *o, RunState *r, Err *e);
+/* A base by its tensors' names, types, shapes and first values: all of them would take minutes. */
+int64_t checkpoint_base_hash(const Model *m);
 uint64_t hash_bytes(uint64_t h, const void *p,
                     size_t n); /* FNV-1a, 64 bits; h: hash so far, 0 at first */
 #endif

@@ -305,13 +305,13 @@ static int prepare_output(Trainer *t, Err *e) {
     return bad;
 }
 
-static uint64_t hash_data(const TrainData *d) {
+static int64_t hash_data(const TrainData *d) {
     uint64_t h = 0;
     for (int64_t i = 0; i < d->n_rows; i++) {
         h = hash_bytes(h, d->rows[i].ids, sizeof(int32_t) * (size_t)d->rows[i].n);
         h = hash_bytes(h, d->rows[i].labels, sizeof(int32_t) * (size_t)d->rows[i].n);
     }
-    return h;
+    return (int64_t)h;
 }
 
 static void plan_steps(Trainer *t) {
@@ -357,18 +357,22 @@ static int open_trainer(Trainer *t, Err *e) {
     OptimizerSettings set = {cfg->weight_decay, cfg->adam_beta1, cfg->adam_beta2,
                              cfg->adam_epsilon};
     const ParamSet *ps = &t->s->params;
+    plan_steps(t);
     t->order = mem_alloc(sizeof *t->order * (size_t)t->data->n_rows);
     t->order_epoch = -1;
     t->load = route_load_new(t->s->model);
     t->metrics = files_join(cfg->output_dir, "metrics.jsonl");
-    t->run = (RunState){.seed = (uint64_t)cfg->seed,
+    t->run = (RunState){.first_hash = mem_alloc(sizeof(uint64_t) * (size_t)(ps->n + 1)),
+                        .seed = cfg->seed,
+                        .rows_per_step = t->rows_per_step,
+                        .shuffle = cfg->shuffle,
                         .data_hash = hash_data(t->data),
-                        .first_hash = mem_alloc(sizeof(uint64_t) * (size_t)(ps->n + 1))};
+                        .base_hash = checkpoint_base_hash(t->s->model),
+                        .compute = cfg->compute};
     t->save_dtype = dtype_find(cfg->save_dtype);
     for (int i = 0; i < ps->n; i++)
         t->run.first_hash[i] =
             hash_bytes(0, ps->param[i].tensor->data, (size_t)tensor_bytes(ps->param[i].tensor));
-    plan_steps(t);
     CHECK(!schedule_find(&t->schedule, cfg->lr_scheduler), "lr_scheduler %s", cfg->lr_scheduler);
     const OptimizerRule *rule = optimizer_find(cfg->optimizer);
     CHECK(rule, "optimizer %s", cfg->optimizer);
