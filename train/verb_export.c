@@ -26,8 +26,7 @@ int verb_export(const Config *cfg, json_t *result, Err *e) {
     Session s;
     size_t f = 0;
     while (f < COUNT_OF(formats) && strcmp(formats[f].name, cfg->format)) f++;
-    if (f == COUNT_OF(formats))
-        return err_set(e, "format: \"%s\" is not one of peft, merged", cfg->format);
+    CHECK(f < COUNT_OF(formats), "the key table lets format %s pass", cfg->format);
     TRY(output_check(cfg, e));
     TRY(session_open(&s, cfg, USE_AS_IS, e));
     DirOut out;
