@@ -96,6 +96,37 @@ static int encode_row(Writer *w, const json_t *row, Tokens *out, Err *e) {
     return err_set(e, "a prompt row needs messages, prompt or input_ids");
 }
 
+static int check_prompt(const Tokens *prompt, Err *e) {
+    return prompt->n ? 0 : err_set(e, "the prompt has no tokens; nothing can follow it");
+}
+
+/* All prompts of a file, before the first is answered: a bad row late in it costs no work. */
+typedef struct Prompts {
+    Tokens *p;
+    int64_t n;
+} Prompts;
+
+static void free_prompts(Prompts *all) {
+    for (int64_t i = 0; i < all->n; i++) tokens_free(&all->p[i]);
+    mem_free(all->p);
+}
+
+static int read_prompts(Writer *w, Prompts *all, Err *e) {
+    Jsonl j;
+    json_t *row;
+    int bad = jsonl_open(&j, w->cfg->prompts, e);
+    while (!bad && !(bad = jsonl_next(&j, &row, e)) && row) {
+        size_t bytes = sizeof *all->p, n = (size_t)all->n++;
+        all->p = mem_grow(all->p, bytes * n, bytes * (n + 1));
+        all->p[n] = (Tokens){0};
+        bad = encode_row(w, row, &all->p[n], e) || check_prompt(&all->p[n], e);
+        if (bad) err_prefix(e, "%s:%ld", w->cfg->prompts, (long)j.line);
+        json_decref(row);
+    }
+    jsonl_close(&j);
+    return bad ? -1 : 0;
+}
+
 /* ---- answers ---- */
 
 /* Prints what the ids add to the text so far; an unfinished character waits for its end. */
@@ -125,7 +156,7 @@ static int answer(Writer *w, const Tokens *prompt, int32_t *ids, int64_t *n, Tok
     const Config *cfg = w->cfg;
     Sampling how = {cfg->temperature, cfg->top_p, cfg->top_k, (uint64_t)cfg->seed,
                     (uint64_t)w->row++};
-    if (!prompt->n) return err_set(e, "the prompt has no tokens; nothing can follow it");
+    TRY(check_prompt(prompt, e));
     return generate(&w->s, prompt->id, (int32_t)prompt->n, cfg->max_new_tokens, &how, w->stop,
                     w->n_stop, ids, n, each, ctx, e);
 }
@@ -142,42 +173,32 @@ static json_t *answer_json(const Writer *w, const int32_t *ids, int64_t n) {
     return out;
 }
 
-static int answer_row(Writer *w, const json_t *row, int32_t *ids, json_t **out, Err *e) {
-    Tokens prompt = {0};
-    int64_t n;
-    int bad = encode_row(w, row, &prompt, e);
-    if (!bad) bad = answer(w, &prompt, ids, &n, NULL, NULL, e);
-    if (!bad) *out = answer_json(w, ids, n);
-    tokens_free(&prompt);
-    return bad;
+static void add_line(Buf *lines, const json_t *answer) {
+    char *text = json_dumps(answer, 0);
+    buf_printf(lines, "%s\n", text);
+    mem_free(text);
 }
 
 /* Each row of a file; answers go to --output, or to standard output. */
 static int answer_file(Writer *w, Buf *lines, json_t *result, Err *e) {
-    Jsonl j;
     Progress p;
-    json_t *row, *all = json_array();
+    Prompts all = {0};
+    json_t *answers = json_array();
     int32_t *ids = mem_alloc(sizeof *ids * (size_t)(w->cfg->max_new_tokens + 1));
-    int bad = jsonl_open(&j, w->cfg->prompts, e);
-    progress_begin(&p, "generating", "bytes", 0, j.bytes);
-    while (!bad && !(bad = jsonl_next(&j, &row, e)) && row) {
-        json_t *out = NULL;
-        bad = answer_row(w, row, ids, &out, e);
-        if (bad)
-            err_prefix(e, "%s:%ld", w->cfg->prompts, (long)j.line);
-        else {
-            char *text = json_dumps(out, 0);
-            buf_printf(lines, "%s\n", text);
-            mem_free(text);
-            json_array_append_new(all, out);
-            progress_show(&p, j.done, "");
-        }
-        json_decref(row);
+    int bad = read_prompts(w, &all, e);
+    progress_begin(&p, "generating", "rows", 0, all.n);
+    for (int64_t i = 0, n; i < all.n && !bad; i++) {
+        bad = answer(w, &all.p[i], ids, &n, NULL, NULL, e);
+        if (bad) break;
+        json_t *out = answer_json(w, ids, n);
+        add_line(lines, out);
+        json_array_append_new(answers, out);
+        progress_show(&p, i + 1, "");
     }
     progress_end(&p);
-    jsonl_close(&j);
+    free_prompts(&all);
     mem_free(ids);
-    json_object_set_new(result, "rows", all);
+    json_object_set_new(result, "rows", answers);
     return bad;
 }
 
@@ -191,12 +212,10 @@ static int answer_prompt(Writer *w, json_t *result, Buf *lines, Err *e) {
     if (!bad) bad = answer(w, &prompt, ids, &n, w->cfg->output ? NULL : show_token, &stream, e);
     if (!bad) {
         json_t *out = answer_json(w, ids, n);
-        char *text = json_dumps(out, 0);
-        buf_printf(lines, "%s\n", text);
+        add_line(lines, out);
         if (!w->cfg->output) putchar('\n');
         json_object_update(result, out);
         json_decref(out);
-        mem_free(text);
     }
     tokens_free(&prompt);
     mem_free(ids);
@@ -235,8 +254,8 @@ static int converse(Writer *w, Err *e) {
         fprintf(stderr, "> ");
         if (!fgets(line, sizeof line, stdin)) break;
         line[strcspn(line, "\n")] = 0;
-        json_t *content = json_string(line);
         if (!*line) break;
+        json_t *content = json_string(line);
         if (!content)
             bad = err_set(e, "the message is not UTF-8");
         else
@@ -268,9 +287,10 @@ static void close_writer(Writer *w) {
 int verb_generate(const Config *cfg, json_t *result, Err *e) {
     Writer w;
     Buf lines = {0};
-    if (!cfg->prompt == !cfg->prompts)
-        return err_set(e, "generate needs --prompt TEXT or --prompts FILE.jsonl%s",
-                       cfg->prompt ? ", not both" : "");
+    if (!cfg->prompt && !cfg->prompts) {
+        err_set(e, "generate needs --prompt TEXT or --prompts FILE.jsonl");
+        return CONFIG_REFUSED;
+    }
     TRY(output_check(cfg, e));
     int bad = open_writer(&w, cfg, e);
     if (!bad)
