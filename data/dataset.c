@@ -158,7 +158,7 @@ static int fit_row(Reading *r, bool *keep, Err *e) {
     size_t n = row->tokens.n;
     DatasetCounts *counts = r->counts;
     *keep = false;
-    if (row->empty) {
+    if (row->empty || n == 0) {
         counts->dropped_empty++;
         return 0;
     }
@@ -337,23 +337,27 @@ void dataset_order(uint64_t seed, int64_t epoch, int64_t n, bool shuffle, int64_
 }
 
 int64_t dataset_split(Dataset *d, double val_set_size, uint64_t seed) {
+    int64_t rows = 0;
+    for (int64_t i = 0; i < d->n; i++) rows += !d->source[i].copy;
     /* 7% of 100 rows is 7.000000000000001: rounding up has to forgive that */
-    double wanted = val_set_size < 1 ? ceil(val_set_size * (double)d->n - 1e-9) : val_set_size;
-    int64_t held = wanted < (double)d->n ? (int64_t)wanted : d->n;
-    size_t n = (size_t)d->n;
-    int64_t *order = mem_alloc(sizeof *order * n);
-    bool *is_out = mem_alloc(n);
-    for (int64_t i = 0; i < d->n; i++) order[i] = i;
-    shuffle_order(seed, STREAM_SPLIT, d->n, order);
+    double wanted = val_set_size < 1 ? ceil(val_set_size * (double)rows - 1e-9) : val_set_size;
+    int64_t held = wanted < (double)rows ? (int64_t)wanted : rows;
+    int64_t *order = mem_alloc(sizeof *order * (size_t)rows);
+    bool *is_out = mem_alloc((size_t)rows);
+    for (int64_t i = 0; i < rows; i++) order[i] = i;
+    shuffle_order(seed, STREAM_SPLIT, rows, order);
     for (int64_t i = 0; i < held; i++) is_out[order[i]] = true;
 
-    Sample *samples = mem_alloc(sizeof *samples * n);
-    SampleSource *source = mem_alloc(sizeof *source * n);
-    int64_t at[2] = {0, d->n - held}; /* where the next kept, the next held-out one goes */
-    for (int64_t i = 0; i < d->n; i++) {
-        int64_t to = at[is_out[i]]++;
-        samples[to] = d->samples[i];
-        source[to] = d->source[i];
+    Sample *samples = mem_alloc(sizeof *samples * (size_t)d->n);
+    SampleSource *source = mem_alloc(sizeof *source * (size_t)d->n);
+    int64_t n = 0;
+    for (int pass = 0; pass < 2; pass++) { /* what stays, then what is held out */
+        for (int64_t i = 0, row = -1; i < d->n; i++) {
+            row += !d->source[i].copy; /* copies follow their row */
+            if (is_out[row] != pass || (pass && d->source[i].copy)) continue;
+            samples[n] = d->samples[i];
+            source[n++] = d->source[i];
+        }
     }
     mem_free(d->samples);
     mem_free(d->source);
@@ -361,5 +365,6 @@ int64_t dataset_split(Dataset *d, double val_set_size, uint64_t seed) {
     mem_free(is_out);
     d->samples = samples;
     d->source = source;
+    d->n = n;
     return held;
 }

@@ -109,8 +109,10 @@ int dataset_load(Dataset *out, const DatasetSpec *specs, int n_specs, const Data
                  Err *e);
 void dataset_free(Dataset *d);
 
-/* Moves held-out samples to the end, in their order, and returns how many: a share of all below 1
- * (rounded up), else a number of rows. Which ones depends on seed alone. */
+/* Moves held-out samples to the end, in their order, and returns how many: a share of all rows
+ * below 1 (rounded up), else a number of rows. Which ones depends on seed alone. A row is on one
+ * side only: of copies that are held out one stays, so n may become smaller. samples and source
+ * move. */
 int64_t dataset_split(Dataset *d, double val_set_size, uint64_t seed);
 /* The order of n rows in an epoch: order[i] is the row that comes i-th. */
 void dataset_order(uint64_t seed, int64_t epoch, int64_t n, bool shuffle, int64_t *order);

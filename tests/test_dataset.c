@@ -436,6 +436,51 @@ static void test_split(void **state) {
     buf_free(&rows);
 }
 
+/* A weight's copies of a row are never on both sides. */
+static void test_split_copies(void **state) {
+    (void)state;
+    Buf rows = {0};
+    for (int i = 0; i < 20; i++) buf_printf(&rows, "{\"input_ids\": [%d, 1]}\n", i);
+    Case c = open_rows("tokens", rows.p);
+    c.spec.weight = 2.5;
+    load_rows(&c);
+    assert_int_equal(c.set.n, 50);
+    assert_int_equal(dataset_split(&c.set, 0.2, 3), 4);
+    int copies[20] = {0}, total = 0;
+    for (int64_t k = 0; k < c.set.n - 4; k++) copies[c.set.samples[k].ids[0]]++;
+    for (int64_t k = c.set.n - 4; k < c.set.n; k++) {
+        assert_int_equal(copies[c.set.samples[k].ids[0]], 0);
+        copies[c.set.samples[k].ids[0]] = -1;
+    }
+    for (int i = 0; i < 20; i++) {
+        assert_true(copies[i] == -1 || copies[i] == 2 + i % 2);
+        total += copies[i] > 0 ? copies[i] : 0;
+    }
+    assert_int_equal(total, c.set.n - 4);
+    close_rows(&c);
+    buf_free(&rows);
+}
+
+/* A template may render nothing; a row without tokens is never handed out. */
+static void test_no_tokens(void **state) {
+    (void)state;
+    static const char none[] =
+        "{% for m in messages if m.content != 'hush' %}{{ m.content }}{% endfor %}";
+    char *path = files_join(dir, "quiet.jinja");
+    write_file("quiet.jinja", none);
+    Case c = {.spec = {.path = rows_path, .type = "chat_template", .weight = 1}};
+    write_file("rows.jsonl", "{\"messages\": [{\"role\": \"user\", \"content\": \"hush\"}]}\n"
+                             "{\"messages\": [{\"role\": \"user\", \"content\": \"ab\"}]}\n");
+    if (dataset_open(&c.ctx, dir, path, THINKING_UNSET, &c.spec, 1, &c.e) != 0)
+        fail_msg("%s", c.e.text);
+    c.ctx.keep_all = true;
+    load_rows(&c);
+    assert_int_equal(c.set.n, 1);
+    assert_int_equal(c.set.counts.dropped_empty, 1);
+    close_rows(&c);
+    mem_free(path);
+}
+
 /* ---- reference data ---- */
 
 static const char *oracle_dir(void) {
@@ -499,6 +544,8 @@ int main(void) {
         cmocka_unit_test(test_end_of_text_from_config),
         cmocka_unit_test(test_order),
         cmocka_unit_test(test_split),
+        cmocka_unit_test(test_split_copies),
+        cmocka_unit_test(test_no_tokens),
         cmocka_unit_test(test_text_rows_of_the_reference),
     };
     return cmocka_run_group_tests(tests, make_model, remove_model);

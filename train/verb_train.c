@@ -13,9 +13,9 @@ static int split_rows(const Config *cfg, Rows *rows, Rows *test, TrainData *d, E
         TRY(rows_open(test, cfg, &cfg->test_datasets, ROWS_TO_LEARN, e));
         d->held_out = test->set.samples, d->n_held_out = test->set.n;
     } else if (cfg->val_set_size > 0) {
-        d->n_rows = all->n - dataset_split(all, cfg->val_set_size, (uint64_t)cfg->seed);
-        d->held_out = all->samples + d->n_rows;
-        d->n_held_out = all->n - d->n_rows;
+        int64_t held = dataset_split(all, cfg->val_set_size, (uint64_t)cfg->seed),
+                n = all->n - held;
+        *d = (TrainData){all->samples, all->samples + n, n, held};
         if (!d->n_rows)
             return err_set(e, "val_set_size %g leaves none of %ld rows to train on",
                            cfg->val_set_size, (long)all->n);
