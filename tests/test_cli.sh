@@ -380,6 +380,8 @@ refuses_adapter 'per-expert layout'
 case='columns of B in expert-major order'
 "$TOOL" major "$tmp/trained/adapter_model.safetensors" "$ast"
 refuses_adapter 'look expert-major'
+echo '{"expert_lora_b_order": "expert_fastest"}' > "$tmp/a/moesmith.json"
+works $(with eval --lora_model_dir "$tmp/a")
 case='a DoRA adapter'
 spoilt
 edit_config 's/"use_dora": false/"use_dora": true/'
@@ -470,6 +472,10 @@ loss=$("$TOOL" json loss < "$tmp/out") || wrong "the last line is no JSON"
 works $(with eval --json --lora_model_dir "$tmp/trained")
 [ "$loss" != "$("$TOOL" json loss < "$tmp/out")" ] || wrong "the adapter does nothing"
 trained=$("$TOOL" json loss < "$tmp/out" | cut -c 1-7)
+case='rows held out'
+works $(with train --max_steps 4 --val_set_size 2 --eval_steps 2 --output_dir "$tmp/held")
+grep -q '"eval_loss"' "$tmp/held/metrics.jsonl" || wrong "nothing was evaluated"
+refuses 1 'val_set_size' $(with train --max_steps 4 --val_set_size 6 --output_dir "$tmp/none")
 case='logits'
 works $(with logits --output "$tmp/l.h5" --json)
 "$TOOL" json rows < "$tmp/out" > /dev/null || wrong "the last line is no JSON"
