@@ -5,6 +5,7 @@
 #include "../autograd/blas.h"
 #include "args.h"
 #include "config_help.h"
+#include "progress.h"
 #include "verbs.h"
 
 const Verb verbs[] = {
@@ -17,6 +18,7 @@ const int n_verbs = COUNT_OF(verbs);
 enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
 static int complain(int status, const Err *e) {
+    progress_break();
     fprintf(stderr, "moesmith: %s\n", e->text);
     return status;
 }

@@ -13,6 +13,8 @@ enum { BAR = 24, BAR_LEAST = 6 };
 #define LOG_FROM       2.0  /* what takes less is not worth a line */
 #define TERMINAL_FROM  0.3
 
+static bool bar_open; /* the cursor of the one standard error stands behind a bar */
+
 double seconds_now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -68,6 +70,12 @@ static void draw(const Progress *p) {
     fprintf(stderr, "\r\033[K%s %s%s%.*s", p->what, bar, width ? " " : "", room > 0 ? room : 0,
             p->line);
     fflush(stderr);
+    bar_open = true;
+}
+
+void progress_break(void) {
+    if (bar_open) fputc('\n', stderr);
+    bar_open = false;
 }
 
 void progress_begin(Progress *p, const char *what, const char *unit, int64_t first, int64_t total) {
@@ -101,7 +109,7 @@ void progress_show(Progress *p, int64_t done, const char *note) {
 }
 
 void progress_end(Progress *p) {
-    if (p->terminal && p->shown > 0) fputc('\n', stderr);
+    if (p->terminal) progress_break();
     p->shown = 0;
 }
 
@@ -109,7 +117,10 @@ void progress_say(const Progress *p, const char *fmt, ...) {
     bool bar = p && p->terminal && p->shown > 0;
     va_list ap;
     va_start(ap, fmt);
-    if (bar) fputs("\r\033[K", stderr);
+    if (bar)
+        fputs("\r\033[K", stderr);
+    else
+        progress_break();
     vfprintf(stderr, fmt, ap);
     fputc('\n', stderr);
     va_end(ap);

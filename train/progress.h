@@ -19,4 +19,6 @@ void progress_show(Progress *p, int64_t done, const char *note);
 void progress_end(Progress *p);
 /* A line of its own, above a bar that is being shown. */
 void progress_say(const Progress *p, const char *fmt, ...) PRINTF_LIKE(2, 3);
+/* Leaves the line of a bar that nobody ended, for an error to start on its own. */
+void progress_break(void);
 #endif
