@@ -433,20 +433,38 @@ works $(with train $long --output_dir "$tmp/long")
 is "$(grep -c step_seconds "$tmp/long/metrics.jsonl")" $steps
 is "$(echo "$tmp/long"/checkpoint-*)" "$tmp/long/checkpoint-220 $tmp/long/checkpoint-240"
 
-case='SIGTERM'
-rm -rf "$tmp/o"
-"$MOESMITH" $(with train $long --output_dir "$tmp/o") > "$tmp/out" 2> "$tmp/err" &
-pid=$!
-while ! grep -q '"step": 3,' "$tmp/o/metrics.jsonl" 2> /dev/null && kill -0 $pid 2> /dev/null; do sleep 0.01; done
-kill -TERM $pid 2> /dev/null
+# begun ARGUMENT... - a run in $tmp/o that is some steps on its way; its process into $pid
+begun() {
+    rm -rf "$tmp/o"
+    checks=$((checks + 1))
+    "$MOESMITH" $(with train "$@" --output_dir "$tmp/o") > "$tmp/out" 2> "$tmp/err" &
+    pid=$!
+    while ! grep -q '"step": 3,' "$tmp/o/metrics.jsonl" 2> /dev/null && kill -0 $pid 2> /dev/null; do sleep 0.01; done
+}
+for signal in TERM:143 INT:130; do
+    case=SIG${signal%:*}
+    begun $long
+    kill -"${signal%:*}" $pid 2> /dev/null
+    wait $pid
+    is $? "${signal#*:}"
+    grep -q 'resume_from_checkpoint auto' "$tmp/err" || wrong "does not say how to go on"
+    set -- "$tmp/o"/checkpoint-*
+    [ -f "$1/state.h5" ] || wrong "no checkpoint"
+    absent "$tmp/o/adapter_model.safetensors"
+    works $(with train $long --output_dir "$tmp/o" --resume_from_checkpoint auto)
+    same_end "$tmp/o"
+done
+case='a second signal'
+begun --max_steps $steps
+kill -STOP $pid # so that both are there when it goes on
+kill -INT $pid
+kill -TERM $pid
+kill -CONT $pid
 wait $pid
-is $? 143
-grep -q 'resume_from_checkpoint auto' "$tmp/err" || wrong "does not say how to go on"
-set -- "$tmp/o"/checkpoint-*
-[ -f "$1/state.h5" ] || wrong "no checkpoint"
+status=$?
+[ $status = 130 ] || [ $status = 143 ] || wrong "exit status $status"
+[ -z "$(find "$tmp/o" -name 'checkpoint-*')" ] || wrong "took the time for a checkpoint"
 absent "$tmp/o/adapter_model.safetensors"
-works $(with train $long --output_dir "$tmp/o" --resume_from_checkpoint auto)
-same_end "$tmp/o"
 
 case='kill -9'
 rm -rf "$tmp/o"

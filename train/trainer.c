@@ -2,6 +2,7 @@
 #include "trainer.h"
 #include <math.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -35,10 +36,9 @@ typedef struct StepResult {
 
 /* ---- signals: the first asks for a checkpoint, a second one ends the process at once ---- */
 
-static volatile sig_atomic_t signal_seen;
+static atomic_int signal_seen; /* two signals may meet two threads at once */
 static void on_signal(int sig) {
-    if (signal_seen) _exit(128 + sig);
-    signal_seen = sig;
+    if (atomic_exchange(&signal_seen, sig)) _exit(128 + sig);
 }
 static void catch_signals(void) {
     struct sigaction a = {.sa_handler = on_signal};
