@@ -14,6 +14,6 @@ cmake -S . -B build-sanitize -DCMAKE_BUILD_TYPE=Debug -DMOESMITH_SANITIZE=ON -DM
 cmake --build build-sanitize -j "$jobs"
 
 status=0
-ASAN_OPTIONS=detect_leaks=1 ctest --test-dir build-sanitize --output-on-failure -j "$jobs" -LE slow || status=1
+ASAN_OPTIONS=detect_leaks=1 ctest --test-dir build-sanitize --output-on-failure -j "$jobs" || status=1
 ctest --test-dir build --output-on-failure || status=1
 exit $status
