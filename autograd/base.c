@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
 #else
@@ -74,6 +75,26 @@ char *mem_copy_text(const char *text) {
 }
 
 void mem_free(void *p) { free(p); }
+
+/* A limit out of a control group's file; SIZE_MAX where there is none. */
+static size_t group_limit(const char *path) {
+    unsigned long long limit = 0;
+    FILE *f = fopen(path, "r");
+    int found = f ? fscanf(f, "%llu", &limit) : 0;
+    if (f) fclose(f);
+    return found == 1 && limit > 0 ? (size_t)limit : SIZE_MAX;
+}
+
+size_t mem_total(void) {
+    const size_t found[] = {
+        (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE),
+        group_limit("/sys/fs/cgroup/memory.max"),
+        group_limit("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+    };
+    size_t least = found[0];
+    for (size_t i = 1; i < COUNT_OF(found); i++) least = found[i] < least ? found[i] : least;
+    return least;
+}
 
 static void buf_reserve(Buf *b, size_t more) {
     if (b->n + more + 1 <= b->cap) return;

@@ -37,6 +37,7 @@ void *mem_alloc(size_t bytes);
 void *mem_grow(void *p, size_t old_bytes, size_t new_bytes); /* the added part is zeroed */
 char *mem_copy_text(const char *text);                       /* strdup */
 void mem_free(void *p);
+size_t mem_total(void); /* bytes this process may have: the machine's, or its control group's limit */
 
 /* A growing run of bytes; always NUL-terminated behind its end (p may be NULL while n == 0). */
 typedef struct Buf {

@@ -26,7 +26,43 @@ static const char *role_of(const json_t *messages, size_t i) {
     return json_string_value(json_object_get(json_array_get(messages, i), "role"));
 }
 
-static int check_messages(const json_t *messages, Err *e) {
+static bool is_trained(const DatasetContext *ctx, const char *role) {
+    for (int i = 0; i < ctx->n_roles_to_train; i++) {
+        if (strcmp(ctx->roles_to_train[i], role) == 0) return true;
+    }
+    return false;
+}
+
+/* A template may print any role; a slip of the pen in one would only show as a row that teaches
+ * nothing. */
+static int check_role(const DatasetContext *ctx, const char *role, size_t i, Err *e) {
+    static const char *const known[] = {"system", "developer", "user",  "assistant",
+                                        "tool",   "function",  "model", "ipython"};
+    for (size_t k = 0; k < COUNT_OF(known); k++) {
+        if (strcmp(known[k], role) == 0) return 0;
+    }
+    if (is_trained(ctx, role)) return 0;
+    return err_set(
+        e,
+        "messages[%zu].role is \"%.100s\", expected system, user, assistant or tool (a role "
+        "of your own is named in roles_to_train)",
+        i, role);
+}
+
+/* Text, or a list of parts; none only where the message calls a tool or shows reasoning. */
+static int check_content(const json_t *message, size_t i, Err *e) {
+    static const char *const instead[] = {"tool_calls", "reasoning_content", "thinking",
+                                          "tool_responses"};
+    const json_t *content = json_object_get(message, "content");
+    if (json_is_string(content) || json_is_array(content)) return 0;
+    for (size_t k = 0; k < COUNT_OF(instead) && (!content || json_is_null(content)); k++) {
+        if (json_object_get(message, instead[k])) return 0;
+    }
+    return err_set(e, "messages[%zu].content is %s, expected text or a list of parts", i,
+                   json_kind(content));
+}
+
+static int check_messages(const DatasetContext *ctx, const json_t *messages, Err *e) {
     if (!json_is_array(messages)) {
         return err_set(e, "\"messages\" is %s, expected a list of messages", json_kind(messages));
     }
@@ -41,15 +77,10 @@ static int check_messages(const json_t *messages, Err *e) {
             return err_set(e, "messages[%zu].role is %s, expected a string", i,
                            json_kind(json_object_get(message, "role")));
         }
+        TRY(check_role(ctx, role_of(messages, i), i, e));
+        TRY(check_content(message, i, e));
     }
     return 0;
-}
-
-static bool is_trained(const DatasetContext *ctx, const char *role) {
-    for (int i = 0; i < ctx->n_roles_to_train; i++) {
-        if (strcmp(ctx->roles_to_train[i], role) == 0) return true;
-    }
-    return false;
 }
 
 static bool role_is_new(const json_t *messages, size_t i) {
@@ -167,7 +198,7 @@ int dataset_read_chat_template(const DatasetContext *ctx, const json_t *object, 
     const json_t *messages = json_object_get(object, "messages"),
                  *tools = json_object_get(object, "tools");
     if (json_is_null(tools)) tools = NULL;
-    TRY(check_messages(messages, e));
+    TRY(check_messages(ctx, messages, e));
     if (tools && !json_is_array(tools)) {
         return err_set(e, "\"tools\" is %s, expected a list of tools", json_kind(tools));
     }

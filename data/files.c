@@ -67,6 +67,15 @@ static char *joined(const char *a, const char *b, const char *c) {
     return text.p;
 }
 
+bool files_holds(const char *dir, const char *path) {
+    char *d = realpath(dir, NULL), *p = d ? realpath(path, NULL) : NULL;
+    size_t n = p ? strlen(d) : 0;
+    bool holds = p && !strncmp(p, d, n) && (!p[n] || p[n] == '/');
+    free(d); /* the C library's */
+    free(p);
+    return holds;
+}
+
 char *files_join(const char *dir, const char *name) {
     size_t n = strlen(dir);
     if (n == 0 || name[0] == '/') return mem_copy_text(name);

@@ -10,6 +10,8 @@ bool files_exists(const char *path);
 bool files_is_dir(const char *path);
 bool files_is_empty(const char *path); /* nothing there, or a directory without entries */
 
+bool files_holds(const char *dir, const char *path); /* path is dir itself or lies below it */
+
 /* "dir/name", on the heap; name alone where it is absolute or dir is "". */
 char *files_join(const char *dir, const char *name);
 /* The directory a path lies in ("." where it names none), on the heap. */

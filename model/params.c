@@ -94,6 +94,14 @@ int params_open(ParamSet *ps, Model *m, const Plan *plan, uint64_t seed, Err *e)
     TRY(arena_open(&ps->memory, (size_t)256 << 30, e));
     ps->param = mem_alloc(sizeof *ps->param * 3 * (size_t)plan->n);
     list_params(ps, m, plan);
+    if ((size_t)ps->numel * 8 > mem_total()) {
+        return err_set(
+            e,
+            "what learns has %.1f G values and needs %.0f GiB with its gradients; there are "
+            "%.0f GiB: lower lora_r, or let less learn",
+            (double)ps->numel * 1e-9, (double)ps->numel * 8 / 1073741824,
+            (double)mem_total() / 1073741824);
+    }
     ps->weight = arena_push(&ps->memory, (size_t)ps->numel * 4);
     ps->grad = arena_push(&ps->memory, (size_t)ps->numel * 4);
     for (int i = 0; i < ps->n; i++) {

@@ -551,9 +551,12 @@ works init --base_model "$tmp/sizes/tiny.json" --output "$tmp/tiny" --json
 "$TOOL" json parameters < "$tmp/out" > /dev/null || wrong "the last line is no JSON"
 cmp -s "$tmp/tiny/config.json" "$model/config.json" || wrong "another config.json"
 is "$(cd "$tmp/tiny" && echo *)" 'config.json model.safetensors tokenizer_config.json'
+case='paths that cannot be'
+refuses 2 'empty path' init --base_model "$model" --output ""
+refuses 1 'holds the input' init --base_model "$model" --output "$model" --overwrite
 case='init that cannot be'
 refuses 1 'is a file' init --base_model "$model" --output "$tmp/sizes/tiny.json/o" --json
-is "$(cat "$tmp/out")" ''
+grep -q '^{"error": ' "$tmp/out" || wrong "the last line is no error as JSON"
 sed 's/"hidden_size": 20/"hidden_size": 268435456/;s/"moe_intermediate_size": [0-9]*/"moe_intermediate_size": 268435456/' \
     "$model/config.json" > "$tmp/sizes/huge.json"
 refuses 1 'billion parameters' init --base_model "$tmp/sizes/huge.json" --output "$tmp/huge"

@@ -290,8 +290,16 @@ static void test_refused_rows(void **state) {
     assert_rows_refused("chat_template", "\n{\"messages\": [3]}\n", where, "messages[0]");
     assert_rows_refused("chat_template", "\n{\"messages\": [{\"content\": \"a\"}]}\n", where,
                         "messages[0].role");
-    assert_rows_refused("chat_template", "\n{\"messages\": [{\"role\": \"user\"}], \"tools\": 1}\n",
-                        where, "tools");
+    assert_rows_refused(
+        "chat_template",
+        "\n{\"messages\": [{\"role\": \"user\", \"content\": \"q\"}], \"tools\": 1}\n", where,
+        "tools");
+    assert_rows_refused("chat_template",
+                        "\n{\"messages\": [{\"role\": \"user\", \"content\": null}]}\n", where,
+                        "content");
+    assert_rows_refused("chat_template",
+                        "\n{\"messages\": [{\"role\": \"asistant\", \"content\": \"a\"}]}\n", where,
+                        "asistant");
     assert_rows_refused("tokens", "\n{\"input_ids\": []}\n", where, "empty");
     assert_rows_refused("tokens", "\n{\"input_ids\": [0, 101]}\n", where,
                         "input_ids[1] is 101, expected 0 to 100");

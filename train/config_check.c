@@ -86,12 +86,19 @@ static bool warmup_twice(const Config *c) { return c->warmup_steps > 0 && c->war
 static bool resume_and_overwrite(const Config *c) {
     return c->resume_from_checkpoint && c->overwrite;
 }
+static bool is_empty(const char *path) { return path && !*path; }
+static bool empty_path(const Config *c) {
+    return is_empty(c->base_model) || is_empty(c->output_dir) || is_empty(c->output) ||
+           is_empty(c->lora_model_dir) || is_empty(c->resume_from_checkpoint);
+}
 static bool prompt_twice(const Config *c) { return c->prompt && c->prompts; }
 
 static const struct {
     bool (*clash)(const Config *);
     const char *sentence;
 } rules[] = {
+    {empty_path,
+     "base_model, output_dir, output, lora_model_dir or resume_from_checkpoint is an empty path"},
     {dropout_on_experts,
      "lora_dropout above 0 and lora_target_parameters exclude each other (experts take no "
      "dropout); set lora_dropout: 0 or lora_target_parameters: []"},

@@ -1,5 +1,6 @@
 /* main.c - the program: a verb, a config, flags. The only place that prints an error and exits. */
 #include <jansson.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include "../autograd/blas.h"
@@ -73,10 +74,12 @@ static int run_verb(const Verb *verb, const Config *cfg) {
     json_t *result = json_object();
     for (int i = 0; i < cfg->warnings.n; i++) fprintf(stderr, "moesmith: %s\n", cfg->warnings.p[i]);
     int status = verb->run(cfg, result, &e);
-    if (status < 0)
+    if (status < 0) {
         status = complain(status == CONFIG_REFUSED ? EXIT_USAGE : EXIT_FAILED, &e);
-    else if (cfg->json)
-        print_result(result);
+        json_object_clear(result);
+        json_object_set_new(result, "error", json_string(e.text));
+    }
+    if (cfg->json) print_result(result);
     json_decref(result);
     return status;
 }
@@ -99,9 +102,10 @@ int main(int argc, char **argv) {
     Args a;
     Err e = {{0}};
     blas_prepare(argv);
+    signal(SIGXFSZ, SIG_IGN); /* a file-size limit is then an error like a full disk */
     int status = args_parse(&a, argc, argv, &e) ? complain(EXIT_USAGE, &e) : run_args(&a);
     args_free(&a);
-    if (fflush(stdout) != 0 && status == EXIT_DONE) {
+    if ((fflush(stdout) != 0 || ferror(stdout)) && status == EXIT_DONE) {
         err_set(&e, "standard output could not be written");
         status = complain(EXIT_FAILED, &e);
     }

@@ -320,6 +320,17 @@ void session_close(Session *s) {
 }
 
 int output_check(const Config *cfg, Err *e) {
+    const char *const inputs[] = {cfg->base_model, cfg->lora_model_dir, cfg->prompts};
+    for (size_t i = 0; i < COUNT_OF(inputs) && cfg->output; i++) {
+        if (inputs[i] && files_holds(cfg->output, inputs[i]))
+            return err_set(e, "output %s holds the input %s; choose another", cfg->output,
+                           inputs[i]);
+    }
+    for (int i = 0; i < cfg->datasets.n && cfg->output; i++) {
+        if (files_holds(cfg->output, cfg->datasets.p[i].path))
+            return err_set(e, "output %s holds the input %s; choose another", cfg->output,
+                           cfg->datasets.p[i].path);
+    }
     if (!cfg->output || cfg->overwrite || files_is_empty(cfg->output)) return 0;
     return err_set(e, "output %s exists; choose another or give --overwrite", cfg->output);
 }

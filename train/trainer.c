@@ -12,6 +12,8 @@
 #include "output_dir.h"
 #include "schedule.h"
 
+enum { ROWS_PER_STEP_MAX = 1 << 24 };
+
 typedef struct Trainer {
     const Config *cfg;
     Session *s;
@@ -38,7 +40,11 @@ typedef struct StepResult {
 
 static atomic_int signal_seen; /* two signals may meet two threads at once */
 static void on_signal(int sig) {
+    static const char note[] =
+        "\nstopping after this step with a checkpoint; once more to stop at once\n";
     if (atomic_exchange(&signal_seen, sig)) _exit(128 + sig);
+    ssize_t ignored = write(STDERR_FILENO, note, sizeof note - 1);
+    (void)ignored;
 }
 static void catch_signals(void) {
     struct sigaction a = {.sa_handler = on_signal};
@@ -147,7 +153,8 @@ static int log_step(Trainer *t, const StepResult *r, const EvalResult *eval, Err
     return metrics_append(t->metrics, line, e);
 }
 
-static void describe_start(const Trainer *t, const Batch *longest) {
+/* What is about to run, and whether it can: the base is mapped, all else must fit. */
+static int describe_start(const Trainer *t, const Batch *longest, Err *e) {
     Session *s = t->s;
     Buf text = {0};
     session_describe(s, &text);
@@ -163,6 +170,13 @@ static void describe_start(const Trainer *t, const Batch *longest) {
     progress_say(NULL, "data: %ld rows to learn, %ld held out; %ld steps of up to %ld rows",
                  (long)t->data->n_rows, (long)t->data->n_held_out, (long)t->total_steps,
                  (long)t->rows_per_step);
+    double total = (double)mem_total() / MiB;
+    if (own + step <= total) return 0;
+    return err_set(
+        e,
+        "the run needs about %.0f MiB beside the mapped base and there are %.0f: shorten "
+        "sequence_len, lower micro_batch_size, or let less learn",
+        own + step, total);
 }
 
 /* Tensors that hold the very values they began with: something meant to learn did not. */
@@ -235,6 +249,16 @@ static int run_eval(Trainer *t, EvalResult *out, Err *e) {
     return 0;
 }
 
+static int write_config(const Config *cfg, Err *e) {
+    Buf yaml = {0};
+    char *path = files_join(cfg->output_dir, "config.yaml");
+    config_write_yaml(cfg, &yaml);
+    int bad = files_write_whole(path, yaml.p, yaml.n, e);
+    mem_free(path);
+    buf_free(&yaml);
+    return bad;
+}
+
 static int run(Trainer *t, json_t *result, Err *e) {
     const Config *cfg = t->cfg;
     int64_t eval_steps = cfg->evals_per_epoch ? (t->steps_per_epoch + cfg->evals_per_epoch - 1) /
@@ -242,12 +266,16 @@ static int run(Trainer *t, json_t *result, Err *e) {
                                               : cfg->eval_steps;
     int64_t before = t->run.tokens;
     double began = seconds_now();
+    if (t->run.step >= t->total_steps)
+        progress_say(NULL, "step %ld of %ld is done already: nothing is left to train",
+                     (long)t->run.step, (long)t->total_steps);
     progress_begin(&t->progress, "training", "steps", t->run.step, t->total_steps);
     while (t->run.step < t->total_steps) {
         StepResult r;
         EvalResult eval;
         char note[96];
         TRY(or_keep(t, optimiser_step(t, &r, e)));
+        if (before == t->run.tokens - r.tokens) TRY(write_config(cfg, e)); /* after the first */
         bool last = t->run.step == t->total_steps,
              evals = t->data->n_held_out && (last || every(eval_steps, t->run.step));
         snprintf(note, sizeof note, "loss %.4f, %.0f tokens/s", r.loss,
@@ -296,12 +324,6 @@ static int prepare_output(Trainer *t, Err *e) {
     int bad = from ? resume(t, from, e) : 0;
     mem_free(from);
     if (!bad) bad = metrics_resume(t->metrics, t->run.step, e);
-    Buf yaml = {0};
-    char *path = files_join(cfg->output_dir, "config.yaml");
-    config_write_yaml(cfg, &yaml);
-    if (!bad) bad = files_write_whole(path, yaml.p, yaml.n, e);
-    mem_free(path);
-    buf_free(&yaml);
     return bad;
 }
 
@@ -388,14 +410,18 @@ static int open_trainer(Trainer *t, Err *e) {
 int trainer_run(const Config *cfg, Session *s, const TrainData *data, json_t *result, Err *e) {
     Trainer t = {.cfg = cfg, .s = s, .data = data};
     if (!data->n_rows) return err_set(e, "datasets: no row is left to train on");
+    if (cfg->micro_batch_size * cfg->gradient_accumulation_steps > ROWS_PER_STEP_MAX)
+        return err_set(
+            e, "micro_batch_size %ld x gradient_accumulation_steps %ld is more than %d rows a step",
+            (long)cfg->micro_batch_size, (long)cfg->gradient_accumulation_steps, ROWS_PER_STEP_MAX);
     int status = open_trainer(&t, e);
     if (!status) {
         size_t mark = arena_mark(&s->step);
         Batch b = longest_batch(&t);
-        describe_start(&t, &b);
+        status = describe_start(&t, &b, e);
         arena_release(&s->step, mark);
         catch_signals();
-        status = run(&t, result, e);
+        if (!status) status = run(&t, result, e);
     }
     if (!status) {
         json_t *still = unmoved(&t);
