@@ -9,7 +9,12 @@ if [ -n "$missing" ]; then
     echo "installing:$missing"
     as_root=""
     if [ "$(id -u)" != 0 ]; then as_root=sudo; fi
-    $as_root apt-get update -qq
+    apt_log=$(mktemp)
     # shellcheck disable=SC2086 -- one word a package
-    DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y -qq --no-install-recommends $missing > /dev/null
+    if ! { $as_root apt-get update && DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y --no-install-recommends $missing; } > "$apt_log" 2>&1; then
+        cat "$apt_log"
+        echo "these packages could not be installed:$missing"
+        exit 1
+    fi
+    rm -f "$apt_log"
 fi
