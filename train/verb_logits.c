@@ -112,7 +112,9 @@ static int run(const Config *cfg, Session *s, const Rows *rows, json_t *result, 
     }
     json_object_set_new(result, "output", json_string(cfg->output));
     json_object_set_new(result, "rows", json_integer(rows->set.n));
-    return h5_commit(w.file, e);
+    TRY(h5_commit(w.file, e));
+    progress_say(NULL, "wrote %s", cfg->output);
+    return 0;
 }
 
 int verb_logits(const Config *cfg, json_t *result, Err *e) {

@@ -129,6 +129,7 @@ static int run(const Config *cfg, Session *s, const Rows *rows, json_t *result, 
         json_object_set_new(result, "layers", layers);
         json_object_set_new(result, "tokens", json_integer(r.tokens));
         json_object_set_new(result, "output", json_string(cfg->output));
+        progress_say(NULL, "wrote %s", cfg->output);
     }
     record_close(&r);
     return bad ? -1 : 0;
