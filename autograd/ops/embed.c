@@ -54,11 +54,7 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
     static const int pad[] = {-1, 4, -1, -1, -1};
     static const DType type[] = {DT_f32, DT_f32, DT_f32, DT_bf16, DT_f16};
     Tensor *w = sample_2d(t, rng, 5, width[i]);
-    if (type[i] != DT_f32) {
-        Tensor *f = w;
-        w = tensor_2d(t->step, type[i], f->dim[0], f->dim[1]);
-        dtype_info[type[i]].from_f32(f32(f), w->data, tensor_numel(f));
-    }
+    w = sample_stored(t, w, type[i]);
     Tensor *ids = sample_ints(t, rng, tokens[i], 4);
     return (OpCase){embed(t, w, ids, i ? 7.25f : 1, pad[i]), i == 4};
 }

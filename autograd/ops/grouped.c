@@ -211,11 +211,7 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
     Tensor *off = tensor_1d(t->step, DT_i32, EXPERTS + 1);
     for (int e = 0; e <= EXPERTS; e++) i32(off)[e] = cases[i].off[e];
     w->wants_grad = cases[i].w_learns;
-    if (cases[i].w != DT_f32) {
-        Tensor *stored = tensor_3d(t->step, cases[i].w, EXPERTS, O, I);
-        dtype_info[cases[i].w].from_f32(f32(w), stored->data, tensor_numel(w));
-        w = stored;
-    }
+    w = sample_stored(t, w, cases[i].w);
     Lora l = {0};
     if (R) {
         Tensor *lx = cases[i].own_lx ? sample_2d(t, rng, T, I) : x;

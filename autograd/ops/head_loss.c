@@ -185,11 +185,7 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
     Tensor *h = sample_2d(t, rng, T, D), *w = sample_2d(t, rng, V, D);
     Tensor *labels = tensor_1d(t->step, DT_i32, T);
     w->wants_grad = cases[i].w_learns;
-    if (cases[i].w != DT_f32) {
-        Tensor *stored = tensor_2d(t->step, cases[i].w, V, D);
-        dtype_info[cases[i].w].from_f32(f32(w), stored->data, V * D);
-        w = stored;
-    }
+    w = sample_stored(t, w, cases[i].w);
     for (int64_t j = 0; j < T; j++) {
         bool supervised = cases[i].every && j % cases[i].every == 0;
         i32(labels)[j] = supervised ? (int32_t)(rng_u64(rng) % (uint64_t)V) : -100;

@@ -90,11 +90,7 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
     int64_t T = cases[i].T, I = cases[i].I, O = cases[i].O, R = cases[i].R;
     Tensor *x = sample_2d(t, rng, T, I), *w = sample_2d(t, rng, O, I);
     w->wants_grad = cases[i].w_learns;
-    if (cases[i].w != DT_f32) {
-        Tensor *stored = tensor_2d(t->step, cases[i].w, O, I);
-        dtype_info[cases[i].w].from_f32(f32(w), stored->data, O * I);
-        w = stored;
-    }
+    w = sample_stored(t, w, cases[i].w);
     Lora l = {0};
     if (R) {
         Tensor *lx = cases[i].own_lx ? sample_2d(t, rng, T, I) : x;

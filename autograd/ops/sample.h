@@ -16,6 +16,14 @@ static inline Tensor *sample_2d(Tape *t, Rng *rng, int64_t rows, int64_t cols) {
     return sample_fill(tensor_2d(t->step, DT_f32, rows, cols), rng);
 }
 
+/* w as a checkpoint would store it: itself in f32, else a copy that cannot learn. */
+static inline Tensor *sample_stored(Tape *t, Tensor *w, DType dtype) {
+    if (dtype == DT_f32) return w;
+    Tensor *stored = tensor_new(t->step, dtype, w->n_dim, w->dim);
+    dtype_info[dtype].from_f32(f32(w), stored->data, tensor_numel(w));
+    return stored;
+}
+
 /* (n) integers from 0 to below - 1. */
 static inline Tensor *sample_ints(Tape *t, Rng *rng, int64_t n, int below) {
     Tensor *x = tensor_1d(t->step, DT_i32, n);
