@@ -32,9 +32,20 @@ static void i32_rows_from_f32(const float *src, void *dst, int64_t n) {
     for (int64_t i = 0; i < n; i++) d[i] = (int32_t)src[i];
 }
 
-#define X(name, n, bytes, st) {#name, st, n, bytes, name##_rows_to_f32, name##_rows_from_f32},
-const DTypeInfo dtype_info[DT_COUNT] = {DTYPES(X)};
+#define X(name, bytes, tail, turned)                                                               \
+    static const PackedFormat packed_##name = {bytes, tail, turned, NULL, NULL};
+PACKED_DTYPES(X)
 #undef X
+
+const DTypeInfo dtype_info[DT_COUNT] = {
+#define X(name, n, bytes, st) {#name, st, n, bytes, name##_rows_to_f32, name##_rows_from_f32, NULL},
+    PLAIN_DTYPES(X)
+#undef X
+#define X(name, ...) {#name, "", 0, 0, NULL, NULL, &packed_##name},
+        PACKED_DTYPES(X)
+#undef X
+            [DT_nf4_flat] = {"nf4_flat", "", 0, 0, NULL, NULL, NULL},
+};
 
 DType dtype_find(const char *name) {
     for (int i = 0; i < DT_COUNT && name; i++) {

@@ -1,33 +1,73 @@
 /* dtype.h - every number format there is. A format is one header in quant/ and one line here;
- * the loaders, the kernels and the writers all read this table. */
+ * the loaders, the kernels and the writers all read these tables. */
 #ifndef DTYPE_H
 #define DTYPE_H
+#include <stdbool.h>
 #include <stdint.h>
 #include "quant/plain.h"
 
-/*      name  values per block, bytes per block, safetensors name ("" where it has none) */
-#define DTYPES(X)                                                                                  \
+/* Plain formats: values one after the other.
+ *      name  values per block, bytes per block, safetensors name ("" where it has none) */
+#define PLAIN_DTYPES(X)                                                                            \
     X(f32, 1, 4, "F32")                                                                            \
     X(bf16, 1, 2, "BF16")                                                                          \
     X(f16, 1, 2, "F16")                                                                            \
     X(i32, 1, 4, "I32")
 
-#define X(name, n, bytes, st) DT_##name,
-typedef enum DType { DTYPES(X) DT_COUNT } DType;
+/* Packed formats hold frozen weights, in the one layout that the kernels read forward and backward.
+ * A matrix (rows, cols) is cut into panels of PANEL_ROWS rows, a panel into blocks of BLOCK_COLS
+ * columns; a panel is its blocks from left to right, then a tail (scales of whole rows). Rows and
+ * columns that fill up the last panel and block mean nothing. A stack (E, rows, cols) is E matrices
+ * one after the other. What stands in a block: quant/NAME.h.
+ *      name      bytes of a block, of a tail; turned: rows are stored after turn_rows (turn.h) */
+#define PACKED_DTYPES(X)                                                                           \
+    X(int8, 2048, 128, false)                                                                      \
+    X(nf4, 1152, 0, false)                                                                         \
+    X(nf4_bf16, 1088, 0, false)                                                                    \
+    X(tq4, 1024, 128, true)                                                                        \
+    X(tq4_b64, 1088, 0, true)                                                                      \
+    X(int4_g32, 1152, 0, false)                                                                    \
+    X(mxfp4, 1088, 0, false)
+enum { PANEL_ROWS = 32, BLOCK_COLS = 64 };
+
+#define X(name, ...) DT_##name,
+typedef enum DType {
+    PLAIN_DTYPES(X) PACKED_DTYPES(X) DT_nf4_flat, /* nf4 whose blocks straddle rows: quant/nf4.h */
+    DT_COUNT
+} DType;
 #undef X
+
+/* One packed format. */
+typedef struct PackedFormat {
+    int block_bytes, tail_bytes;
+    bool turned;
+    /* n <= PANEL_ROWS rows of cols float32 values (turned already where the format is) become one
+     * panel; all its bytes are set. */
+    void (*pack)(const float *rows, int n, int64_t cols, void *panel);
+    /* Values [from, from + n) of row r of a panel; from: a multiple of BLOCK_COLS. */
+    void (*open)(const void *panel, int r, int64_t cols, int64_t from, int64_t n, float *dst);
+} PackedFormat;
 
 typedef struct DTypeInfo {
     const char *name, *safetensors;
-    int block_n, block_bytes;
+    int block_n, block_bytes;                               /* plain formats; else 0 */
     void (*to_f32)(const void *src, float *dst, int64_t n); /* n values, a whole number of blocks */
     void (*from_f32)(const float *src, void *dst, int64_t n); /* round to nearest even */
+    const PackedFormat *packed;                               /* NULL: none */
 } DTypeInfo;
 extern const DTypeInfo dtype_info[DT_COUNT];
 
 /* By our name ("bf16"); DT_COUNT where name is NULL or none of ours. */
 DType dtype_find(const char *name);
 
+/* Bytes of n values of a plain format. */
 static inline int64_t dtype_bytes(DType d, int64_t n) {
     return n / dtype_info[d].block_n * dtype_info[d].block_bytes;
+}
+static inline bool dtype_is_packed(DType d) { return dtype_info[d].packed != NULL; }
+static inline int64_t panel_count(int64_t rows) { return (rows + PANEL_ROWS - 1) / PANEL_ROWS; }
+static inline int64_t panel_bytes(DType d, int64_t cols) {
+    const PackedFormat *p = dtype_info[d].packed;
+    return (cols + BLOCK_COLS - 1) / BLOCK_COLS * p->block_bytes + p->tail_bytes;
 }
 #endif

@@ -1,5 +1,6 @@
 /* tensor.c - see tensor.h. */
 #include "tensor.h"
+#include "weight.h"
 #include <string.h>
 
 int64_t tensor_numel(const Tensor *t) {
@@ -38,3 +39,5 @@ Tensor *tensor_3d(Arena *a, DType dt, int64_t outer, int64_t rows, int64_t cols)
     return tensor_new(a, dt, 3, (int64_t[]){outer, rows, cols});
 }
 Tensor *tensor_like(Arena *a, const Tensor *t) { return tensor_new(a, DT_f32, t->n_dim, t->dim); }
+
+int64_t tensor_bytes(const Tensor *t) { return weight_bytes(t->dtype, t->n_dim, t->dim); }

@@ -19,9 +19,7 @@ typedef struct Tensor {
 int64_t tensor_numel(const Tensor *t);
 int64_t tensor_rows(const Tensor *t); /* product of all but the last dim */
 static inline int64_t tensor_cols(const Tensor *t) { return t->dim[t->n_dim - 1]; }
-static inline int64_t tensor_bytes(const Tensor *t) {
-    return dtype_bytes(t->dtype, tensor_numel(t));
-}
+int64_t tensor_bytes(const Tensor *t);
 static inline float *f32(const Tensor *t) { return (float *)t->data; }
 static inline int32_t *i32(const Tensor *t) { return (int32_t *)t->data; }
 
