@@ -3,6 +3,7 @@
  * same bits come out whoever computes them. */
 #ifndef AUTOGRAD_ROWS_H
 #define AUTOGRAD_ROWS_H
+#include <stdbool.h>
 #include <stdint.h>
 
 /* Values worth a thread's while: less than that runs on the calling thread. */
@@ -25,6 +26,13 @@ static inline int64_t row_piece(int64_t at, int64_t n) {
 
 void row_scale(float *y, const float *x, float s, int64_t n);      /* y = s*x */
 void row_add_scaled(float *y, const float *x, float s, int64_t n); /* y += s*x */
+/* y = s*x where set, else y += s*x */
+static inline void row_put_scaled(float *y, const float *x, float s, int64_t n, bool set) {
+    if (set)
+        row_scale(y, x, s, n);
+    else
+        row_add_scaled(y, x, s, n);
+}
 /* sum of a*b; of a*b*c. Added up in float32 runs short enough that the error stays that of the
  * products, then in float64. */
 double row_dot(const float *a, const float *b, int64_t n);

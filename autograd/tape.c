@@ -63,13 +63,29 @@ typedef struct Segment {
 } Segment;
 
 static void segment_bwd(Tape *t, Node *n);
-static const Op op_segment = {"segment", {NULL}, {segment_bwd, segment_bwd}, NULL, NULL};
+static const Op op_segment = {"segment", {NULL}, {segment_bwd, segment_bwd}, NULL, NULL, 0};
 
 static bool node_reached(const Node *n) {
     for (int i = 0; i < NODE_OUT && n->out[i]; i++) {
         if (n->out[i]->grad) return true;
     }
     return false;
+}
+
+/* Gradients of the node's inputs that backward will add to. Most are made here, and are set rather
+ * than cleared and added to: that saves two passes over them. */
+static void ask_gradients(Tape *t, Node *n) {
+    n->fresh = 0;
+    for (int i = 0; i < n->n_in; i++) {
+        Tensor *x = n->in[i];
+        if (!x || !x->wants_grad) continue;
+        if (x->grad || !(n->op->sets & 1u << i)) {
+            tape_grad(t, x);
+            continue;
+        }
+        x->grad = tensor_like(t->step, x);
+        n->fresh |= 1u << i;
+    }
 }
 
 /* Walks nodes hi-1 .. lo. A segment whose nodes were kept stands behind them and walks them
@@ -82,11 +98,7 @@ static void backward_range(Tape *t, int lo, int hi) {
         int next = segment && !ATTR(n, Segment)->recompute ? ATTR(n, Segment)->lo : i;
         if (node_reached(n)) {
             CHECK(n->op->bwd[t->device], "%s: no backward on this device", n->op->name);
-            if (!segment) {
-                for (int j = 0; j < n->n_in; j++) {
-                    if (n->in[j] && n->in[j]->wants_grad) tape_grad(t, n->in[j]);
-                }
-            }
+            if (!segment) ask_gradients(t, n);
             t->compute = n->compute;
             if (t->dry && !segment)
                 run_dry(t, n, true);

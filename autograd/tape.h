@@ -18,6 +18,7 @@ typedef struct Node {
     const struct Op *op;
     Tensor *in[NODE_IN], *out[NODE_OUT], *saved[NODE_SAVED]; /* in[i] may be NULL: not given */
     int n_in;
+    unsigned fresh;  /* backward: bit i: in[i]->grad is new and unset, and bwd sets it */
     Compute compute; /* the tape's when it was recorded; backward runs under the same */
     union {          /* the op's own small struct */
         char bytes[NODE_ATTR];
@@ -40,6 +41,9 @@ typedef struct Op {
     OpCase (*sample)(Tape *, Rng *, int i); /* builds test case i; the tests need nothing else */
     /* Bytes of t->step that fwd (back: bwd) takes and gives back, at most; NULL: none. */
     size_t (*scratch)(const Tape *, const Node *, bool back);
+    /* Bit i: bwd sets in[i]->grad whole, rather than adding, where node->fresh has the bit. (An
+     * input that stands in two places is fresh at the first: bwd goes through them in order.) */
+    unsigned sets;
 } Op;
 #ifdef USE_CUDA
 #define CUDA(fn) fn

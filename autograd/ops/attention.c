@@ -346,7 +346,7 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
 }
 
 const Op op_attention = {
-    "attention", {fwd, CUDA(attention_fwd_cuda)}, {bwd, CUDA(attention_bwd_cuda)}, sample, scratch};
+    "attention", {fwd, CUDA(attention_fwd_cuda)}, {bwd, CUDA(attention_bwd_cuda)}, sample, scratch, 0};
 
 Tensor *attention(Tape *t, Tensor *q, Tensor *k, Tensor *v, Attend a) {
     CHECK(a.n_head > 0 && a.n_kv > 0 && a.head_dim > 0 && a.n_head % a.n_kv == 0 && a.window >= 0,

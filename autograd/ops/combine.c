@@ -28,7 +28,7 @@ static void bwd(Tape *t, Node *n) {
     float *dw = n->in[1]->wants_grad ? f32(n->in[1]->grad) : NULL;
     FOR_ROWS(i, T, k * D) {
         for (int64_t j = i * k; j < (i + 1) * k; j++) {
-            if (dy) row_add_scaled(dy + row_of[j] * D, dz + i * D, w[j], D);
+            if (dy) row_put_scaled(dy + row_of[j] * D, dz + i * D, w[j], D, n->fresh & 1);
             if (dw) dw[j] += (float)row_dot(dz + i * D, y + row_of[j] * D, D);
         }
     }
@@ -45,7 +45,7 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
 }
 
 const Op op_combine = {
-    "combine", {fwd, CUDA(combine_fwd_cuda)}, {bwd, CUDA(combine_bwd_cuda)}, sample, NULL};
+    "combine", {fwd, CUDA(combine_fwd_cuda)}, {bwd, CUDA(combine_bwd_cuda)}, sample, NULL, 1};
 
 Tensor *combine(Tape *t, Tensor *y, Tensor *weight, Tensor *row_of) {
     CHECK(row_of->dtype == DT_i32 && tensor_numel(row_of) == tensor_numel(weight) &&

@@ -22,7 +22,7 @@ static void bwd(Tape *t, Node *n) {
     float *dx = f32(n->in[0]->grad);
     FOR_ROWS(i, T, k * D) {
         for (int64_t j = 0; j < k; j++) {
-            row_add_scaled(dx + i * D, dy + row_of[i * k + j] * D, 1, D);
+            row_put_scaled(dx + i * D, dy + row_of[i * k + j] * D, 1, D, n->fresh && j == 0);
         }
     }
 }
@@ -35,7 +35,7 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
 }
 
 const Op op_gather = {
-    "gather", {fwd, CUDA(gather_fwd_cuda)}, {bwd, CUDA(gather_bwd_cuda)}, sample, NULL};
+    "gather", {fwd, CUDA(gather_fwd_cuda)}, {bwd, CUDA(gather_bwd_cuda)}, sample, NULL, 1};
 
 Tensor *gather(Tape *t, Tensor *x, Tensor *token_of, Tensor *row_of) {
     int64_t T = tensor_rows(x), rows = tensor_numel(token_of);

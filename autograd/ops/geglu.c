@@ -19,11 +19,12 @@ SIMD static void geglu_row(const float *restrict g, const float *restrict u, flo
                            int64_t n) {
     for (int64_t i = 0; i < n; i++) y[i] = g[i] * gate_sigmoid(g[i]) * u[i];
 }
-/* dg and du: NULL where not wanted. Adds once the exponentials of a stretch are known. */
+/* dg and du: NULL where not wanted; set, or added to. Writes once the exponentials of a stretch are
+ * known. */
 enum { STRETCH = 256 };
-SIMD static void add_back_row(const float *restrict g, const float *restrict u,
+SIMD static void put_back_row(const float *restrict g, const float *restrict u,
                               const float *restrict dy, float *restrict dg, float *restrict du,
-                              int64_t n) {
+                              int64_t n, bool set_g, bool set_u) {
     float gelu[STRETCH], slope[STRETCH];
     for (int64_t at = 0; at < n; at += STRETCH) {
         int64_t len = n - at < STRETCH ? n - at : STRETCH;
@@ -34,10 +35,12 @@ SIMD static void add_back_row(const float *restrict g, const float *restrict u,
             slope[i] = s + 2 * z * dv * (s * (1 - s));
         }
         if (dg) {
-            for (int64_t i = 0; i < len; i++) dg[at + i] += dy[at + i] * u[at + i] * slope[i];
+            for (int64_t i = 0; i < len; i++)
+                dg[at + i] = (set_g ? 0 : dg[at + i]) + dy[at + i] * u[at + i] * slope[i];
         }
         if (du) {
-            for (int64_t i = 0; i < len; i++) du[at + i] += dy[at + i] * gelu[i];
+            for (int64_t i = 0; i < len; i++)
+                du[at + i] = (set_u ? 0 : du[at + i]) + dy[at + i] * gelu[i];
         }
     }
 }
@@ -74,10 +77,11 @@ static void bwd(Tape *t, Node *n) {
     Halves h = halves(n);
     int64_t rows = tensor_rows(n->out[0]), F = tensor_cols(n->out[0]);
     const float *dy = f32(n->out[0]->grad);
+    bool set_g = n->fresh & 1, set_u = n->in[1] ? n->fresh & 2 : set_g;
     FOR_ROWS(r, rows, F) {
         int64_t at = r * h.stride;
-        add_back_row(h.g + at, h.u + at, dy + r * F, h.dg ? h.dg + at : NULL,
-                     h.du ? h.du + at : NULL, F);
+        put_back_row(h.g + at, h.u + at, dy + r * F, h.dg ? h.dg + at : NULL,
+                     h.du ? h.du + at : NULL, F, set_g, set_u);
     }
 }
 
@@ -92,7 +96,7 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
 }
 
 const Op op_geglu = {
-    "geglu", {fwd, CUDA(geglu_fwd_cuda)}, {bwd, CUDA(geglu_bwd_cuda)}, sample, NULL};
+    "geglu", {fwd, CUDA(geglu_fwd_cuda)}, {bwd, CUDA(geglu_bwd_cuda)}, sample, NULL, 3};
 
 Tensor *geglu(Tape *t, Tensor *gate, Tensor *up) {
     CHECK(up != gate, "geglu: gate and up are one tensor");

@@ -222,7 +222,7 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
 }
 
 const Op op_grouped = {
-    "grouped", {fwd, CUDA(grouped_fwd_cuda)}, {bwd, CUDA(grouped_bwd_cuda)}, sample, scratch};
+    "grouped", {fwd, CUDA(grouped_fwd_cuda)}, {bwd, CUDA(grouped_bwd_cuda)}, sample, scratch, 0};
 
 Tensor *grouped(Tape *t, Tensor *x, Tensor *w, Tensor *off, Lora l) {
     int64_t T = tensor_rows(x), I = tensor_cols(x);

@@ -194,7 +194,7 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
 }
 
 const Op op_head_loss = {
-    "head_loss", {fwd, CUDA(head_loss_fwd_cuda)}, {bwd, CUDA(head_loss_bwd_cuda)}, sample, scratch};
+    "head_loss", {fwd, CUDA(head_loss_fwd_cuda)}, {bwd, CUDA(head_loss_bwd_cuda)}, sample, scratch, 0};
 
 Tensor *head_loss(Tape *t, Tensor *h, Tensor *w, Tensor *labels, float cap, float s) {
     CHECK(h->n_dim == 2 && w->n_dim == 2 && tensor_cols(h) == tensor_cols(w),

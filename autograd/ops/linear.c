@@ -100,7 +100,7 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
 }
 
 const Op op_linear = {
-    "linear", {fwd, CUDA(linear_fwd_cuda)}, {bwd, CUDA(linear_bwd_cuda)}, sample, scratch};
+    "linear", {fwd, CUDA(linear_fwd_cuda)}, {bwd, CUDA(linear_bwd_cuda)}, sample, scratch, 0};
 
 Tensor *linear(Tape *t, Tensor *x, Tensor *w, Lora l) {
     int64_t T = tensor_rows(x), I = tensor_cols(x), O = w->dim[0];

@@ -16,13 +16,13 @@ SIMD static void norm_run(const float *restrict x, const float *restrict w, floa
                           float *restrict y, int64_t n) {
     for (int64_t j = 0; j < n; j++) y[j] = x[j] * r * w[j];
 }
-/* dx += r*w*dy - c*x; w NULL: ones */
-SIMD static void add_dx_run(float *restrict dx, const float *restrict x, const float *restrict w,
-                            const float *restrict dy, float r, float c, int64_t n) {
+/* dx = (set) or += r*w*dy - c*x; w NULL: ones */
+SIMD static void put_dx_run(float *restrict dx, const float *restrict x, const float *restrict w,
+                            const float *restrict dy, float r, float c, int64_t n, bool set) {
     if (!w) {
-        for (int64_t j = 0; j < n; j++) dx[j] += r * dy[j] - c * x[j];
+        for (int64_t j = 0; j < n; j++) dx[j] = (set ? 0 : dx[j]) + (r * dy[j] - c * x[j]);
     } else {
-        for (int64_t j = 0; j < n; j++) dx[j] += r * (w[j] * dy[j]) - c * x[j];
+        for (int64_t j = 0; j < n; j++) dx[j] = (set ? 0 : dx[j]) + (r * (w[j] * dy[j]) - c * x[j]);
     }
 }
 
@@ -69,7 +69,7 @@ static void bwd(Tape *t, Node *n) {
             double r = (double)inverse[i];
             double s = w ? row_dot3(di, w, xi, cols) : row_dot(di, xi, cols);
             float c = (float)(s / (double)cols * r * r * r);
-            add_dx_run(dx + i * cols, xi, w, di, inverse[i], c, cols);
+            put_dx_run(dx + i * cols, xi, w, di, inverse[i], c, cols, n->fresh & 1);
         }
     }
     if (w && n->in[1]->wants_grad) {
@@ -91,7 +91,7 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
 }
 
 const Op op_rmsnorm = {
-    "rmsnorm", {fwd, CUDA(rmsnorm_fwd_cuda)}, {bwd, CUDA(rmsnorm_bwd_cuda)}, sample, NULL};
+    "rmsnorm", {fwd, CUDA(rmsnorm_fwd_cuda)}, {bwd, CUDA(rmsnorm_bwd_cuda)}, sample, NULL, 1};
 
 Tensor *rmsnorm(Tape *t, Tensor *x, Tensor *w, int64_t cols, float eps) {
     CHECK(cols > 0 && tensor_cols(x) % cols == 0, "rmsnorm: runs of %ld in rows of %ld", (long)cols,

@@ -75,9 +75,12 @@ static void bwd(Tape *t, Node *n) {
         float c[MAX_ANGLES], s[MAX_ANGLES];
         angles(r, freq, i32(n->in[1])[i], -1, c, s);
         for (int64_t at = i * cols; at < (i + 1) * cols; at += d) {
-            add_turned(dy + at, c, s, dx + at, r->n_angles, half);
+            if (n->fresh)
+                turn(dy + at, c, s, dx + at, r->n_angles, half);
+            else
+                add_turned(dy + at, c, s, dx + at, r->n_angles, half);
             for (int64_t p = at + r->n_angles; p < at + d; p += half) {
-                row_add_scaled(dx + p, dy + p, 1, rest);
+                row_put_scaled(dx + p, dy + p, 1, rest, n->fresh);
             }
         }
     }
@@ -91,7 +94,8 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
     return (OpCase){rope(t, x, sample_ints(t, rng, tokens[i], 5000), r[i]), i == 3};
 }
 
-const Op op_rope = {"rope", {fwd, CUDA(rope_fwd_cuda)}, {bwd, CUDA(rope_bwd_cuda)}, sample, NULL};
+const Op op_rope = {"rope", {fwd, CUDA(rope_fwd_cuda)}, {bwd, CUDA(rope_bwd_cuda)}, sample, NULL,
+                    1};
 
 Tensor *rope(Tape *t, Tensor *x, Tensor *pos, Rope r) {
     CHECK(r.head_dim > 0 && r.head_dim % 2 == 0 && r.head_dim <= 2 * MAX_ANGLES,

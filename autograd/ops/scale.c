@@ -19,7 +19,9 @@ static void bwd(Tape *t, Node *n) {
     const float *dz = f32(n->out[0]->grad);
     float *dx = f32(n->in[0]->grad), s = ATTR(n, Attr)->s;
     int64_t numel = tensor_numel(n->in[0]);
-    FOR_PIECES(at, numel) { row_add_scaled(dx + at, dz + at, s, row_piece(at, numel)); }
+    FOR_PIECES(at, numel) {
+        row_put_scaled(dx + at, dz + at, s, row_piece(at, numel), n->fresh & 1);
+    }
 }
 
 static OpCase sample(Tape *t, Rng *rng, int i) {
@@ -28,7 +30,7 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
 }
 
 const Op op_scale = {
-    "scale", {fwd, CUDA(scale_fwd_cuda)}, {bwd, CUDA(scale_bwd_cuda)}, sample, NULL};
+    "scale", {fwd, CUDA(scale_fwd_cuda)}, {bwd, CUDA(scale_bwd_cuda)}, sample, NULL, 1};
 
 Tensor *scale(Tape *t, Tensor *x, float s) {
     Node *n = tape_node(t, &op_scale, 1, (Tensor *[]){x});

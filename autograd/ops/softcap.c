@@ -10,11 +10,11 @@ typedef struct Attr {
 SIMD static void cap_piece(const float *restrict x, float cap, float *restrict z, int64_t n) {
     for (int64_t i = 0; i < n; i++) z[i] = cap * simd_tanh(x[i] / cap);
 }
-SIMD static void add_slope_piece(float *restrict dx, const float *restrict dz,
-                                 const float *restrict z, float cap, int64_t n) {
+SIMD static void put_slope_piece(float *restrict dx, const float *restrict dz,
+                                 const float *restrict z, float cap, int64_t n, bool set) {
     for (int64_t i = 0; i < n; i++) {
         float y = z[i] / cap;
-        dx[i] += dz[i] * ((1 - y) * (1 + y));
+        dx[i] = (set ? 0 : dx[i]) + dz[i] * ((1 - y) * (1 + y));
     }
 }
 
@@ -31,7 +31,9 @@ static void bwd(Tape *t, Node *n) {
     const float *z = f32(n->out[0]), *dz = f32(n->out[0]->grad);
     float *dx = f32(n->in[0]->grad), cap = ATTR(n, Attr)->cap;
     int64_t numel = tensor_numel(n->in[0]);
-    FOR_PIECES(at, numel) { add_slope_piece(dx + at, dz + at, z + at, cap, row_piece(at, numel)); }
+    FOR_PIECES(at, numel) {
+        put_slope_piece(dx + at, dz + at, z + at, cap, row_piece(at, numel), n->fresh);
+    }
 }
 
 static OpCase sample(Tape *t, Rng *rng, int i) {
@@ -41,7 +43,7 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
 }
 
 const Op op_softcap = {
-    "softcap", {fwd, CUDA(softcap_fwd_cuda)}, {bwd, CUDA(softcap_bwd_cuda)}, sample, NULL};
+    "softcap", {fwd, CUDA(softcap_fwd_cuda)}, {bwd, CUDA(softcap_bwd_cuda)}, sample, NULL, 1};
 
 Tensor *softcap(Tape *t, Tensor *x, float cap) {
     CHECK(cap > 0, "softcap: cap is %g", (double)cap);
