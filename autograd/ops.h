@@ -31,6 +31,10 @@ typedef struct Rope {
     float theta;
 } Rope;
 
+/* Cosines, then sines, of pos * theta^(-2i/d) for every position: angles (T, 2*n_angles), from
+ * tape->step; no derivative. They cost more than the turning: made once for all layers. */
+Tensor *rope_angles(Tape *, Tensor *pos, Rope r);
+
 /* Score to weight. renormalise: weights of the chosen sum to 1 before the per-expert scale. */
 typedef struct RouteSpec {
     int k;

@@ -251,8 +251,9 @@ typedef struct Run {
     Model *m;
     Layer *l;
     int index;
-    Tensor *pos, *q_at, *k_at; /* i32 (T), (rows + 1), (rows + 1) */
-    Tensor *choice;            /* i32 (T,k): kept outside, so that a replay routes the same */
+    Tensor *angles;      /* (T, 2*n_angles) */
+    Tensor *q_at, *k_at; /* i32 (rows + 1) */
+    Tensor *choice;      /* i32 (T,k): kept outside, so that a replay routes the same */
     Cache *cache;
 } Run;
 enum { IN_X, IN_PLE, IN_K, IN_V, IN_COUNT };
@@ -284,7 +285,7 @@ static void keys_values(const Run *r, Tape *t, Tensor *a, Tensor *const *in, Ten
     turn.n_head = d->n_kv;
     Tensor *k0 = linear_forward(r->m, t, &r->l->k, a); /* (T, K*d) */
     Tensor *v0 = d->k_eq_v ? k0 : linear_forward(r->m, t, &r->l->v, a);
-    *k = rope(t, rmsnorm(t, k0, r->l->k_norm, d->head_dim, r->m->dims.eps), r->pos, turn);
+    *k = rope(t, rmsnorm(t, k0, r->l->k_norm, d->head_dim, r->m->dims.eps), r->angles, turn);
     *v = rmsnorm(t, v0, NULL, d->head_dim, r->m->dims.eps);
     if (!cache) return;
     *k = cache_append(t, cache->k[r->index], cache->len, *k);
@@ -296,7 +297,7 @@ static Tensor *attention_part(const Run *r, Tape *t, Tensor *x, Tensor *k, Tenso
     const LayerDims *d = &l->d;
     const Dims *m = &r->m->dims;
     Tensor *q = linear_forward(r->m, t, &l->q, a); /* (T, H*d) */
-    q = rope(t, rmsnorm(t, q, l->q_norm, d->head_dim, m->eps), r->pos, d->rope);
+    q = rope(t, rmsnorm(t, q, l->q_norm, d->head_dim, m->eps), r->angles, d->rope);
     Tensor *o = attention(
         t, q, k, v, (Attend){r->q_at, r->k_at, m->n_heads, d->n_kv, d->head_dim, d->window, 1});
     o = linear_forward(r->m, t, &l->o, o);
@@ -366,6 +367,17 @@ static Tensor *ple_all(Model *m, Tape *t, Tensor *ids, Tensor *h) {
     return scale(t, add(t, look, proj, 1), sqrtf(0.5f));
 }
 
+/* Layers of one attention type share their angles. */
+static Tensor *layer_angles(const Model *m, Tape *t, Tensor *pos, Tensor **made, int i) {
+    const Rope *r = &m->layer[i].d.rope;
+    for (int j = 0; j < i; j++) {
+        const Rope *x = &m->layer[j].d.rope;
+        if (x->head_dim == r->head_dim && x->n_angles == r->n_angles && x->theta == r->theta)
+            return made[j];
+    }
+    return rope_angles(t, pos, *r);
+}
+
 static Tensor *hidden(Model *m, Tape *t, const Batch *b, Cache *cache) {
     const Dims *d = &m->dims;
     int64_t T = batch_tokens(b), past = cache ? cache->len : 0;
@@ -383,12 +395,14 @@ static Tensor *hidden(Model *m, Tape *t, const Batch *b, Cache *cache) {
     }
     Tensor *x = embed(t, m->embed.w, ids, sqrtf((float)d->width), d->pad_id);
     Tensor *ple = d->ple_width ? ple_all(m, t, ids, x) : NULL;
+    Tensor **angles = arena_push(t->step, sizeof *angles * (size_t)d->n_layers);
     Tensor *lent_k[2] = {0}, *lent_v[2] = {0}; /* by sliding, full */
     for (int i = 0; i < d->n_layers; i++) {
         Layer *l = &m->layer[i];
         Run *r = arena_push(t->step, sizeof *r);
         int full = l->d.window == 0;
-        *r = (Run){m, l, i, pos, at, k_at, NULL, cache};
+        angles[i] = layer_angles(m, t, pos, angles, i);
+        *r = (Run){m, l, i, angles[i], at, k_at, NULL, cache};
         if (d->n_experts) r->choice = tensor_2d(t->step, DT_i32, T, d->n_used);
         Tensor *in[IN_COUNT] = {x, ple, NULL, NULL},
                *out[OUT_COUNT] = {tensor_like(t->step, x), NULL, NULL};

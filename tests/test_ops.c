@@ -334,7 +334,7 @@ static void test_rope(void **state) {
         double c = golden[i].cosine, s = golden[i].sine;
         Tensor *x = random_2d(t, &(Rng){.seed = i}, 1, d), *pos = given_ints(t, 1, &golden[i].pos);
         Rope r = {1, d, pair + 1, golden[i].theta};
-        Tensor *y = rope(t, x, pos, r);
+        Tensor *y = rope(t, x, rope_angles(t, pos, r), r);
         double a = (double)f32(x)[pair], z = (double)f32(x)[pair + d / 2];
         double size = hypot(a, z), ulps = 5 + 2 * golden[i].angle;
         near((double)f32(y)[pair], a * c - z * s, size, ulps);

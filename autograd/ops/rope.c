@@ -26,21 +26,37 @@ SIMD static void turn(const float *restrict x, const float *restrict c, const fl
         y[i + half] = x[i + half] * c[i] + x[i] * s[i];
     }
 }
-SIMD static void add_turned(const float *restrict x, const float *restrict c,
-                            const float *restrict s, float *restrict y, int n, int half) {
+SIMD static void turn_back(const float *restrict x, const float *restrict c,
+                           const float *restrict s, float *restrict y, int n, int half) {
     for (int i = 0; i < n; i++) {
-        y[i] += x[i] * c[i] - x[i + half] * s[i];
-        y[i + half] += x[i + half] * c[i] + x[i] * s[i];
+        y[i] = x[i] * c[i] + x[i + half] * s[i];
+        y[i + half] = x[i + half] * c[i] - x[i] * s[i];
+    }
+}
+SIMD static void add_turned_back(const float *restrict x, const float *restrict c,
+                                 const float *restrict s, float *restrict y, int n, int half) {
+    for (int i = 0; i < n; i++) {
+        y[i] += x[i] * c[i] + x[i + half] * s[i];
+        y[i + half] += x[i + half] * c[i] - x[i] * s[i];
     }
 }
 
-/* Cosines and sines of one position; sign -1 turns back. */
-static void angles(const Rope *r, const float *freq, int32_t pos, float sign, float *c, float *s) {
-    for (int i = 0; i < r->n_angles; i++) {
-        float a = (float)pos * freq[i];
-        c[i] = cosf(a);
-        s[i] = sign * sinf(a);
+Tensor *rope_angles(Tape *t, Tensor *pos, Rope r) {
+    CHECK(r.n_angles >= 0 && r.n_angles <= MAX_ANGLES, "rope: %d angles", r.n_angles);
+    int64_t T = tensor_numel(pos), n = r.n_angles;
+    Tensor *angles = tensor_2d(t->step, DT_f32, T, 2 * n);
+    float freq[MAX_ANGLES];
+    if (t->dry) return angles;
+    frequencies(&r, freq);
+    FOR_ROWS(i, T, n * 64) {
+        float *c = f32(angles) + i * 2 * n;
+        for (int64_t j = 0; j < n; j++) {
+            float a = (float)i32(pos)[i] * freq[j];
+            c[j] = cosf(a);
+            c[n + j] = sinf(a);
+        }
     }
+    return angles;
 }
 
 static void fwd(Tape *t, Node *n) {
@@ -49,11 +65,9 @@ static void fwd(Tape *t, Node *n) {
     int64_t T = tensor_rows(n->in[0]), cols = tensor_cols(n->in[0]);
     int d = r->head_dim, half = d / 2, rest = half - r->n_angles;
     const float *x = f32(n->in[0]);
-    float *y = f32(n->out[0]), freq[MAX_ANGLES];
-    frequencies(r, freq);
+    float *y = f32(n->out[0]);
     FOR_ROWS(i, T, cols) {
-        float c[MAX_ANGLES], s[MAX_ANGLES];
-        angles(r, freq, i32(n->in[1])[i], 1, c, s);
+        const float *c = f32(n->in[1]) + i * 2 * r->n_angles, *s = c + r->n_angles;
         for (int64_t at = i * cols; at < (i + 1) * cols; at += d) {
             turn(x + at, c, s, y + at, r->n_angles, half);
             for (int64_t p = at + r->n_angles; p < at + d; p += half) {
@@ -69,16 +83,14 @@ static void bwd(Tape *t, Node *n) {
     int64_t T = tensor_rows(n->in[0]), cols = tensor_cols(n->in[0]);
     int d = r->head_dim, half = d / 2, rest = half - r->n_angles;
     const float *dy = f32(n->out[0]->grad);
-    float *dx = f32(n->in[0]->grad), freq[MAX_ANGLES];
-    frequencies(r, freq);
+    float *dx = f32(n->in[0]->grad);
     FOR_ROWS(i, T, cols) {
-        float c[MAX_ANGLES], s[MAX_ANGLES];
-        angles(r, freq, i32(n->in[1])[i], -1, c, s);
+        const float *c = f32(n->in[1]) + i * 2 * r->n_angles, *s = c + r->n_angles;
         for (int64_t at = i * cols; at < (i + 1) * cols; at += d) {
             if (n->fresh)
-                turn(dy + at, c, s, dx + at, r->n_angles, half);
+                turn_back(dy + at, c, s, dx + at, r->n_angles, half);
             else
-                add_turned(dy + at, c, s, dx + at, r->n_angles, half);
+                add_turned_back(dy + at, c, s, dx + at, r->n_angles, half);
             for (int64_t p = at + r->n_angles; p < at + d; p += half) {
                 row_put_scaled(dx + p, dy + p, 1, rest, n->fresh);
             }
@@ -91,22 +103,25 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
     static const Rope r[] = {{2, 8, 4, 1e4f}, {3, 12, 2, 1e6f}, {1, 4, 0, 1e4f}, {4, 64, 32, 1e4f}};
     static const int64_t tokens[] = {3, 5, 2, 70};
     Tensor *x = sample_2d(t, rng, tokens[i], (int64_t)r[i].n_head * r[i].head_dim);
-    return (OpCase){rope(t, x, sample_ints(t, rng, tokens[i], 5000), r[i]), i == 3};
+    Tensor *pos = sample_ints(t, rng, tokens[i], 5000);
+    return (OpCase){rope(t, x, rope_angles(t, pos, r[i]), r[i]), i == 3};
 }
 
 const Op op_rope = {"rope", {fwd, CUDA(rope_fwd_cuda)}, {bwd, CUDA(rope_bwd_cuda)}, sample, NULL,
                     1};
 
-Tensor *rope(Tape *t, Tensor *x, Tensor *pos, Rope r) {
+Tensor *rope(Tape *t, Tensor *x, Tensor *angles, Rope r) {
     CHECK(r.head_dim > 0 && r.head_dim % 2 == 0 && r.head_dim <= 2 * MAX_ANGLES,
           "rope: a head of %d", r.head_dim);
     CHECK(r.n_angles >= 0 && r.n_angles <= r.head_dim / 2, "rope: %d angles, a head of %d",
           r.n_angles, r.head_dim);
     CHECK(tensor_cols(x) == (int64_t)r.n_head * r.head_dim, "rope: %d heads of %d in rows of %ld",
           r.n_head, r.head_dim, (long)tensor_cols(x));
-    CHECK(pos->dtype == DT_i32 && tensor_numel(pos) == tensor_rows(x),
-          "rope: %ld rows, %ld positions", (long)tensor_rows(x), (long)tensor_numel(pos));
-    Node *n = tape_node(t, &op_rope, 2, (Tensor *[]){x, pos});
+    CHECK(angles->dtype == DT_f32 && tensor_rows(angles) == tensor_rows(x) &&
+              tensor_cols(angles) == 2 * r.n_angles,
+          "rope: %ld rows, angles (%ld,%ld) for %d", (long)tensor_rows(x),
+          (long)tensor_rows(angles), (long)tensor_cols(angles), r.n_angles);
+    Node *n = tape_node(t, &op_rope, 2, (Tensor *[]){x, angles});
     *ATTR(n, Rope) = r;
     n->out[0] = tensor_like(t->step, x);
     return tape_run(t, n);
