@@ -29,7 +29,7 @@ enum {
 
 typedef struct Layer {
     Tensor *norm, *w, *a, *b, *router, *expert_scale, *gate_up, *down, *from_side;
-    Tensor *pos, *choice;
+    Tensor *angles, *choice;
     int number, *played;
 } Layer;
 
@@ -69,7 +69,9 @@ static Tensor *param(World *w, Rng *rng, bool learns, int n_dim, const int64_t *
 #define SHAPE(...)                                                                                 \
     (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (const int64_t[]) { __VA_ARGS__ }
 
-static Layer layer_make(World *w, Rng *rng, bool learns, int number, Tensor *pos) {
+static const Rope TURN = {2, D / 2, 4, 1e4f};
+
+static Layer layer_make(World *w, Rng *rng, bool learns, int number, Tensor *angles) {
     return (Layer){.norm = param(w, rng, learns, SHAPE(D)),
                    .w = param(w, rng, false, SHAPE(D, D)),
                    .a = param(w, rng, learns, SHAPE(R, D)),
@@ -79,7 +81,7 @@ static Layer layer_make(World *w, Rng *rng, bool learns, int number, Tensor *pos
                    .gate_up = param(w, rng, learns, SHAPE(E, 2 * F, D)),
                    .down = param(w, rng, false, SHAPE(E, D, F)),
                    .from_side = param(w, rng, false, SHAPE(D, E)),
-                   .pos = pos,
+                   .angles = angles,
                    .choice = tensor_2d(&w->keep, DT_i32, T, K),
                    .number = number,
                    .played = &w->played};
@@ -94,7 +96,7 @@ static void layer_forward(Tape *t, void *ctx, Tensor *const *in, Tensor **out) {
     Tensor *h = rmsnorm(t, x, l->norm, D, 1e-6f);
     Tensor *dropped = dropout(t, h, 0.25f, 77, (uint64_t)l->number);
     h = linear(t, h, l->w, (Lora){dropped, l->a, l->b, 0.5f});
-    h = rope(t, h, l->pos, (Rope){2, D / 2, 4, 1e4f});
+    h = rope(t, h, l->angles, TURN);
     if (side) h = add(t, h, linear(t, side, l->from_side, (Lora){0}), 0.3f);
     x = add(t, x, mul(t, h, shared), 1);
 
@@ -160,7 +162,8 @@ static void world_open(World *w, bool learns) {
         i32(pos)[i] = i;
         i32(w->labels)[i] = i % 4 == 3 ? -100 : i % VOCAB;
     }
-    for (int i = 0; i < LAYERS; i++) w->layer[i] = layer_make(w, &rng, learns, i, pos);
+    Tensor *angles = rope_angles(&(Tape){.step = &w->keep}, pos, TURN);
+    for (int i = 0; i < LAYERS; i++) w->layer[i] = layer_make(w, &rng, learns, i, angles);
     w->head = param(w, &rng, false, SHAPE(VOCAB, D));
     w->x = random_tensor(&w->step, &rng, SHAPE(T, D), 1);
     w->shared = random_tensor(&w->step, &rng, SHAPE(T, D), 1);
@@ -363,7 +366,7 @@ static void test_paused(void **state) {
 static void light_forward(Tape *t, void *ctx, Tensor *const *in, Tensor **out) {
     const Layer *l = ctx;
     Tensor *h = rmsnorm(t, in[0], l->norm, D, 1e-6f);
-    h = geglu(t, rope(t, h, l->pos, (Rope){2, D / 2, 4, 1e4f}), mul(t, in[1], h));
+    h = geglu(t, rope(t, h, l->angles, TURN), mul(t, in[1], h));
     h = softcap(t, dropout(t, h, 0.1f, 1, 2), 5);
     out[1] = scale(t, columns(t, h, 1, E), 2);
     Tensor *weight = route(t, out[1], l->choice, l->expert_scale, (RouteSpec){K, false});
@@ -386,7 +389,7 @@ static size_t light_peak(bool recompute, bool dry) {
         for (int i = 0; i < LAYERS; i++) forget_data(w.layer[i].choice);
         forget_data(w.x);
         forget_data(w.shared);
-        forget_data(w.layer[0].pos);
+        forget_data(w.layer[0].angles);
     }
     Tensor *in[3] = {w.x, w.shared, NULL}, *out[2];
     for (int i = 0; i < LAYERS; i++) {
