@@ -3,6 +3,7 @@
 #include "optimizer.h"
 #include <math.h>
 #include <string.h>
+#include "../autograd/rows.h"
 
 /* w -= lr*wd*w;  m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2
  * w -= lr/(1-b1^t) * m / (sqrt(v)/sqrt(1-b2^t) + eps) */
@@ -56,13 +57,24 @@ void optimizer_close(Optimizer *o) {
     *o = (Optimizer){0};
 }
 
+/* Values that one thread adds up at a time: the sums of these are added in order. */
+enum { NORM_PIECE = 1 << 16 };
+
 double params_grad_norm(const ParamSet *ps) {
-    double sum = 0;
-    for (int64_t i = 0; i < ps->numel; i++) sum += (double)ps->grad[i] * (double)ps->grad[i];
+    int64_t n = (ps->numel + NORM_PIECE - 1) / NORM_PIECE;
+    double *part = mem_alloc(sizeof *part * (size_t)(n + 1)), sum = 0;
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < n; i++) {
+        int64_t at = i * NORM_PIECE, left = ps->numel - at;
+        part[i] = row_dot(ps->grad + at, ps->grad + at, left < NORM_PIECE ? left : NORM_PIECE);
+    }
+    for (int64_t i = 0; i < n; i++) sum += part[i];
+    mem_free(part);
     return sqrt(sum);
 }
 
 void params_scale_grad(ParamSet *ps, float s) {
+#pragma omp parallel for simd schedule(static) if (ps->numel > NORM_PIECE)
     for (int64_t i = 0; i < ps->numel; i++) ps->grad[i] *= s;
 }
 
