@@ -1,5 +1,11 @@
-/* dtype.c - the row loops of the number formats; a format itself only says how one value opens. */
+/* dtype.c - the table of number formats: row loops of the plain ones, which only say how one value
+ * opens; the packed ones bring their own. */
 #include "dtype.h"
+#include "quant/int4_g32.h"
+#include "quant/int8.h"
+#include "quant/mxfp4.h"
+#include "quant/nf4.h"
+#include "quant/tq4.h"
 
 static void f32_rows_to_f32(const void *src, float *dst, int64_t n) {
     memcpy(dst, src, (size_t)n * 4);
@@ -33,7 +39,7 @@ static void i32_rows_from_f32(const float *src, void *dst, int64_t n) {
 }
 
 #define X(name, bytes, tail, turned)                                                               \
-    static const PackedFormat packed_##name = {bytes, tail, turned, NULL, NULL};
+    static const PackedFormat packed_##name = {bytes, tail, turned, name##_pack, name##_open};
 PACKED_DTYPES(X)
 #undef X
 

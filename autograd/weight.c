@@ -1,12 +1,106 @@
 /* weight.c - see weight.h. */
 #include "weight.h"
+#include <string.h>
+#include "quant/nf4_flat.h"
+#include "turn.h"
+
+static int64_t product(int n_dim, const int64_t *dim) {
+    int64_t n = 1;
+    for (int i = 0; i < n_dim; i++) n *= dim[i];
+    return n;
+}
 
 int64_t weight_bytes(DType d, int n_dim, const int64_t *dim) {
-    int64_t n = 1;
-    if (!dtype_is_packed(d)) {
-        for (int i = 0; i < n_dim; i++) n *= dim[i];
-        return dtype_bytes(d, n);
+    if (d == DT_nf4_flat) return nf4_flat_bytes(product(n_dim, dim));
+    if (!dtype_is_packed(d)) return dtype_bytes(d, product(n_dim, dim));
+    CHECK(n_dim >= 2, "weight: %s of %d dimensions", dtype_info[d].name, n_dim);
+    return product(n_dim - 2, dim) * panel_count(dim[n_dim - 2]) * panel_bytes(d, dim[n_dim - 1]);
+}
+
+const void *weight_panel(const Tensor *w, int64_t e, int64_t panel) {
+    int64_t panels = panel_count(w->dim[w->n_dim - 2]);
+    return (const char *)w->data + (e * panels + panel) * panel_bytes(w->dtype, tensor_cols(w));
+}
+
+void weight_open(const Tensor *w, int64_t row, int64_t from, int64_t n, float *dst) {
+    const DTypeInfo *info = &dtype_info[w->dtype];
+    int64_t cols = tensor_cols(w), at = row * cols + from;
+    if (info->packed) {
+        int64_t rows = w->dim[w->n_dim - 2], r = row % rows;
+        const void *panel = weight_panel(w, row / rows, r / PANEL_ROWS);
+        info->packed->open(panel, (int)(r % PANEL_ROWS), cols, from, n, dst);
+    } else if (w->dtype == DT_nf4_flat) {
+        nf4_flat_open(w->data, tensor_numel(w), at, n, dst);
+    } else {
+        info->to_f32((const char *)w->data + dtype_bytes(w->dtype, at), dst, n);
     }
-    for (int i = 0; i + 2 < n_dim; i++) n *= dim[i];
-    return n * panel_count(dim[n_dim - 2]) * panel_bytes(d, dim[n_dim - 1]);
+}
+
+bool weight_is_turned(const Tensor *w) {
+    const PackedFormat *p = dtype_info[w->dtype].packed;
+    return p && p->turned;
+}
+
+void weight_row(const Tensor *w, int64_t row, float *dst) {
+    int64_t cols = tensor_cols(w);
+    weight_open(w, row, 0, cols, dst);
+    if (weight_is_turned(w)) turn_rows_back(dst, 1, cols, cols);
+}
+
+DType weight_format_of(const char *word, DType source, int64_t cols) {
+    if (word && !strcmp(word, "nf4")) {
+        if (cols % NF4_BLOCK) return DT_nf4_flat;
+        return source == DT_bf16 ? DT_nf4_bf16 : DT_nf4;
+    }
+    DType d = dtype_find(word);
+    return d == DT_i32 || d == DT_nf4_flat || d == DT_nf4_bf16 ? DT_COUNT : d;
+}
+
+/* Adds the squares of n values, and of what opening them anew lost. Short sums in float32 would
+ * not do: the values of a tensor are billions. */
+static void add_errors(const float *values, const float *opened, int64_t n, double *error_sum,
+                       double *value_sum) {
+    enum { LANES = 8 };
+    double error[LANES] = {0}, value[LANES] = {0};
+    for (int64_t i = 0; i < n; i++) {
+        double v = (double)values[i], lost = v - (double)opened[i];
+        error[i % LANES] += lost * lost;
+        value[i % LANES] += v * v;
+    }
+    for (int l = 0; l < LANES; l++) *error_sum += error[l], *value_sum += value[l];
+}
+
+enum { OPENED = 1024 }; /* values opened at a time to be compared; a multiple of BLOCK_COLS */
+
+void weight_pack(DType d, float *rows, int64_t n, int64_t cols, void *dst, double *error_sum,
+                 double *value_sum) {
+    const PackedFormat *p = dtype_info[d].packed;
+    CHECK(p, "weight_pack: %s is not packed", dtype_info[d].name);
+    if (p->turned) turn_rows(rows, n, cols, cols);
+    for (int64_t at = 0; at < n; at += PANEL_ROWS) {
+        int some = n - at < PANEL_ROWS ? (int)(n - at) : PANEL_ROWS;
+        char *panel = (char *)dst + at / PANEL_ROWS * panel_bytes(d, cols);
+        p->pack(rows + at * cols, some, cols, panel);
+        for (int r = 0; r < some; r++) {
+            const float *row = rows + (at + r) * cols;
+            for (int64_t c = 0; c < cols; c += OPENED) {
+                float opened[OPENED];
+                int64_t k = cols - c < OPENED ? cols - c : OPENED;
+                p->open(panel, r, cols, c, k, opened);
+                add_errors(row + c, opened, k, error_sum, value_sum);
+            }
+        }
+    }
+}
+
+void weight_pack_flat(const float *values, int64_t numel, void *dst, double *error_sum,
+                      double *value_sum) {
+    memset(dst, 0, (size_t)nf4_flat_code_bytes(numel));
+    nf4_flat_pack(values, numel, 0, numel, dst);
+    for (int64_t at = 0; at < numel; at += OPENED) {
+        float opened[OPENED];
+        int64_t k = numel - at < OPENED ? numel - at : OPENED;
+        nf4_flat_open(dst, numel, at, k, opened);
+        add_errors(values + at, opened, k, error_sum, value_sum);
+    }
 }

@@ -1,0 +1,73 @@
+/* nf4_flat.h - NF4 for matrices whose rows are no multiple of 64: blocks run on from row to row, as
+ * bitsandbytes cuts them. All codes, two a byte, the first in the high nibble, filled up with zeros
+ * to 64 bytes; then float32 absmax [ceil(numel / 64)].
+ * Below that: bitsandbytes' double quantisation of absmax, which is read and not written. */
+#ifndef QUANT_NF4_FLAT_H
+#define QUANT_NF4_FLAT_H
+#include "codebook.h"
+
+enum { NF4_BLOCK = 64 };
+
+static inline int64_t nf4_flat_code_bytes(int64_t numel) {
+    return ((numel + 1) / 2 + 63) / 64 * 64;
+}
+static inline int64_t nf4_flat_blocks(int64_t numel) { return (numel + NF4_BLOCK - 1) / NF4_BLOCK; }
+static inline int64_t nf4_flat_bytes(int64_t numel) {
+    return nf4_flat_code_bytes(numel) + nf4_flat_blocks(numel) * (int64_t)sizeof(float);
+}
+
+/* Blocks [first, first + n / 64) of w, whose n values start that block; dst: the whole tensor. */
+static inline void nf4_flat_pack(const float *w, int64_t n, int64_t first, int64_t numel,
+                                 void *dst) {
+    uint8_t *codes = (uint8_t *)dst + first * NF4_BLOCK / 2;
+    float *absmax = (float *)((char *)dst + nf4_flat_code_bytes(numel)) + first;
+    for (int64_t at = 0; at < n; at += NF4_BLOCK) {
+        int64_t some = n - at < NF4_BLOCK ? n - at : NF4_BLOCK;
+        uint8_t code[NF4_BLOCK];
+        float most = 0;
+        for (int64_t i = 0; i < some; i++) {
+            float a = bits_to_f32(f32_to_bits(w[at + i]) & 0x7fffffff);
+            most = a > most ? a : most;
+        }
+        float inverse = nf4_inverse(most);
+        for (int64_t i = 0; i < NF4_BLOCK; i++)
+            code[i] = i < some ? nf4_code(w[at + i] * inverse) : NF4_ZERO;
+        for (int64_t i = 0; i < (some + 1) / 2; i++)
+            codes[at / 2 + i] = (uint8_t)(code[2 * i] << 4 | code[2 * i + 1]);
+        absmax[at / NF4_BLOCK] = most;
+    }
+}
+
+/* Values [from, from + n) of the tensor. */
+static inline void nf4_flat_open(const void *src, int64_t numel, int64_t from, int64_t n,
+                                 float *dst) {
+    const uint8_t *codes = src;
+    const float *absmax = (const float *)((const char *)src + nf4_flat_code_bytes(numel));
+    for (int64_t i = from; i < from + n; i++) {
+        unsigned code = i % 2 ? codes[i / 2] & 15 : codes[i / 2] >> 4;
+        dst[i - from] = NF4_VALUE[code] * absmax[i / NF4_BLOCK];
+    }
+}
+
+/* The 256 values of the 8-bit "dynamic map" (Dettmers, arXiv 1511.04561), rising: for each of seven
+ * powers of ten the midpoints of [0.1, 1] cut into 1, 2, 4 .. 64 equal parts, both signs; 0; 1. */
+static inline void nf4_dynamic_map(float map[256]) {
+    enum { POWERS = 7, ZERO = 127 };
+    float power = 1e-6f;
+    for (int i = 0, at = ZERO + 1; i < POWERS; i++, power *= 10) {
+        int parts = 1 << i;
+        for (int j = 0; j < parts; j++, at++) {
+            float middle = (float)((0.1 + 0.9 * (j + 0.5) / parts) * (double)power);
+            map[at] = middle;
+            map[2 * ZERO - at] = -middle;
+        }
+    }
+    map[ZERO] = 0;
+    map[255] = 1;
+}
+/* absmax of block i, stored as a code of map (the file's own map, or nf4_dynamic_map). */
+static inline float nf4_nested_absmax(const float *map, const uint8_t *codes, const float *absmax,
+                                      float offset, int64_t block, int64_t i) {
+    return map[codes[i]] * absmax[i / block] + offset;
+}
+#endif
