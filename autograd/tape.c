@@ -110,13 +110,17 @@ static void backward_range(Tape *t, int lo, int hi) {
     t->compute = was;
 }
 
-void tape_backward(Tape *t, Tensor *loss) {
-    CHECK(tensor_numel(loss) == 1, "backward starts from a scalar");
-    if (!loss->wants_grad) return; /* nothing learns */
-    Tensor *g = tape_grad(t, loss);
-    if (!t->dry) f32(g)[0] = 1;
+void tape_backward_all(Tape *t, int n, Tensor *const *loss) {
+    for (int i = 0; i < n; i++) {
+        CHECK(tensor_numel(loss[i]) == 1, "backward starts from a scalar");
+        if (!loss[i]->wants_grad) continue; /* nothing learns */
+        Tensor *g = tape_grad(t, loss[i]);
+        if (!t->dry) f32(g)[0] = 1;
+    }
     backward_range(t, 0, t->n);
 }
+
+void tape_backward(Tape *t, Tensor *loss) { tape_backward_all(t, 1, &loss); }
 
 void tape_reset(Tape *t) { t->n = 0; }
 

@@ -72,6 +72,7 @@ Tensor *tape_run(Tape *, Node *);
 bool tape_will_go_back(const Tape *, const Node *);
 /* From a scalar, d loss / d loss = 1. Gradients of what wants one are added to t->grad. */
 void tape_backward(Tape *, Tensor *loss);
+void tape_backward_all(Tape *, int n, Tensor *const *loss); /* from the sum of n scalars */
 /* The gradient of t, zeroed when made on first ask. */
 Tensor *tape_grad(Tape *, Tensor *t);
 void tape_reset(Tape *); /* forgets the nodes; the arena is the caller's */

@@ -246,15 +246,24 @@ static int dims(Model *m, const json_t *c, Err *e) {
 
 /* ---- forward ---- */
 
-/* One layer's view of a run: what its segment reads beside its inputs. */
+/* One batch on its way through the layers. */
+typedef struct Pass {
+    Tensor *pos, *q_at, *k_at; /* i32 (T), (rows + 1), (rows + 1) */
+    Tensor **angles;           /* per layer */
+    uint64_t dropout_step;
+    Cache *cache;
+    Tensor *x, *ple;               /* the stream (T,D) so far; (T, L*P) or NULL */
+    Tensor *lent_k[2], *lent_v[2]; /* by sliding, full */
+} Pass;
+
+/* One layer's view of it: what its segment reads beside its inputs. */
 typedef struct Run {
     Model *m;
     Layer *l;
     int index;
-    Tensor *angles;      /* (T, 2*n_angles) */
-    Tensor *q_at, *k_at; /* i32 (rows + 1) */
-    Tensor *choice;      /* i32 (T,k): kept outside, so that a replay routes the same */
-    Cache *cache;
+    const Pass *pass;
+    Tensor *angles; /* (T, 2*n_angles) */
+    Tensor *choice; /* i32 (T,k): kept outside, so that a replay routes the same */
 } Run;
 enum { IN_X, IN_PLE, IN_K, IN_V, IN_COUNT };
 enum { OUT_X, OUT_K, OUT_V, OUT_COUNT };
@@ -274,7 +283,7 @@ static Tensor *cache_append(Tape *t, Tensor *store, int64_t len, const Tensor *x
 static void keys_values(const Run *r, Tape *t, Tensor *a, Tensor *const *in, Tensor **k,
                         Tensor **v) {
     const LayerDims *d = &r->l->d;
-    Cache *cache = r->cache;
+    Cache *cache = r->pass->cache;
     int64_t rows = tensor_rows(a);
     if (d->kv_from != r->index) {
         *k = cache ? cache_view(t, cache->k[d->kv_from], cache->len + rows) : in[IN_K];
@@ -298,8 +307,8 @@ static Tensor *attention_part(const Run *r, Tape *t, Tensor *x, Tensor *k, Tenso
     const Dims *m = &r->m->dims;
     Tensor *q = linear_forward(r->m, t, &l->q, a); /* (T, H*d) */
     q = rope(t, rmsnorm(t, q, l->q_norm, d->head_dim, m->eps), r->angles, d->rope);
-    Tensor *o = attention(
-        t, q, k, v, (Attend){r->q_at, r->k_at, m->n_heads, d->n_kv, d->head_dim, d->window, 1});
+    Attend see = {r->pass->q_at, r->pass->k_at, m->n_heads, d->n_kv, d->head_dim, d->window, 1};
+    Tensor *o = attention(t, q, k, v, see);
     o = linear_forward(r->m, t, &l->o, o);
     return add(t, x, rmsnorm(t, o, l->post_attention_norm, m->width, m->eps), 1);
 }
@@ -344,6 +353,7 @@ static void block(Tape *t, void *ctx, Tensor *const *in, Tensor **out) {
     const Layer *l = r->l;
     const Dims *m = &r->m->dims;
     Tensor *x = in[IN_X], *k, *v;
+    r->m->dropout_step = r->pass->dropout_step;
     Tensor *a = rmsnorm(t, x, l->input_norm, m->width, m->eps);
     keys_values(r, t, a, in, &k, &v);
     x = attention_part(r, t, x, k, v, a);
@@ -378,46 +388,61 @@ static Tensor *layer_angles(const Model *m, Tape *t, Tensor *pos, Tensor **made,
     return rope_angles(t, pos, *r);
 }
 
-static Tensor *hidden(Model *m, Tape *t, const Batch *b, Cache *cache) {
+/* Where a batch's tokens stand, and their embeddings. */
+static void begin(Model *m, Tape *t, const Batch *b, Pass *p) {
     const Dims *d = &m->dims;
-    int64_t T = batch_tokens(b), past = cache ? cache->len : 0;
+    int64_t T = batch_tokens(b), past = p->cache ? p->cache->len : 0;
     Tensor *ids = tensor_over(t->step, DT_i32, 1, &T, b->ids);
-    Tensor *at = tensor_over(t->step, DT_i32, 1, (int64_t[]){b->n_rows + 1}, b->at);
-    Tensor *k_at = at, *pos = tensor_1d(t->step, DT_i32, T);
+    p->pos = tensor_1d(t->step, DT_i32, T);
+    p->angles = arena_push(t->step, sizeof *p->angles * (size_t)d->n_layers);
+    p->k_at = p->q_at = tensor_over(t->step, DT_i32, 1, (int64_t[]){b->n_rows + 1}, b->at);
     for (int i = 0; i < b->n_rows && !t->dry; i++) {
         for (int32_t j = b->at[i]; j < b->at[i + 1]; j++)
-            i32(pos)[j] = (int32_t)past + j - b->at[i];
+            i32(p->pos)[j] = (int32_t)past + j - b->at[i];
     }
-    if (cache) {
-        k_at = tensor_1d(t->step, DT_i32, 2);
-        i32(k_at)[0] = 0;
-        i32(k_at)[1] = (int32_t)(past + T);
+    if (p->cache) {
+        p->k_at = tensor_1d(t->step, DT_i32, 2);
+        i32(p->k_at)[0] = 0;
+        i32(p->k_at)[1] = (int32_t)(past + T);
     }
-    Tensor *x = embed(t, m->embed.w, ids, sqrtf((float)d->width), d->pad_id);
-    Tensor *ple = d->ple_width ? ple_all(m, t, ids, x) : NULL;
-    Tensor **angles = arena_push(t->step, sizeof *angles * (size_t)d->n_layers);
-    Tensor *lent_k[2] = {0}, *lent_v[2] = {0}; /* by sliding, full */
+    m->dropout_step = p->dropout_step;
+    p->x = embed(t, m->embed.w, ids, sqrtf((float)d->width), d->pad_id);
+    if (d->ple_width) p->ple = ple_all(m, t, ids, p->x);
+}
+
+static void layer(Model *m, Tape *t, int i, Pass *p, bool recompute) {
+    Layer *l = &m->layer[i];
+    Run *r = arena_push(t->step, sizeof *r);
+    int full = l->d.window == 0;
+    int64_t T = tensor_rows(p->x);
+    p->angles[i] = layer_angles(m, t, p->pos, p->angles, i);
+    *r = (Run){m, l, i, p, p->angles[i], NULL};
+    if (m->dims.n_experts) r->choice = tensor_2d(t->step, DT_i32, T, m->dims.n_used);
+    Tensor *in[IN_COUNT] = {p->x, p->ple, NULL, NULL},
+           *out[OUT_COUNT] = {tensor_like(t->step, p->x), NULL, NULL};
+    if (l->d.kv_from != i && !p->cache) in[IN_K] = p->lent_k[full], in[IN_V] = p->lent_v[full];
+    bool lends = l->lends_kv && !p->cache;
+    if (lends) {
+        int64_t kv = (int64_t)l->d.n_kv * l->d.head_dim;
+        out[OUT_K] = p->lent_k[full] = tensor_2d(t->step, DT_f32, T, kv);
+        out[OUT_V] = p->lent_v[full] = tensor_2d(t->step, DT_f32, T, kv);
+    }
+    tape_segment(t, block, r, recompute, IN_COUNT, in, lends ? OUT_COUNT : 1, out);
+    p->x = out[OUT_X];
+}
+
+static void hidden(Model *m, Tape *t, const Batch *b, int n, Cache *cache, Tensor **out) {
+    const Dims *d = &m->dims;
+    Pass *pass = arena_push(t->step, sizeof *pass * (size_t)n);
+    CHECK(n == 1 || !cache, "%d batches share a cache", n);
+    for (int c = 0; c < n; c++)
+        pass[c] = (Pass){.dropout_step = m->dropout_step + (uint64_t)c, .cache = cache};
+    for (int c = n - 1; c >= 0; c--) begin(m, t, &b[c], &pass[c]);
     for (int i = 0; i < d->n_layers; i++) {
-        Layer *l = &m->layer[i];
-        Run *r = arena_push(t->step, sizeof *r);
-        int full = l->d.window == 0;
-        angles[i] = layer_angles(m, t, pos, angles, i);
-        *r = (Run){m, l, i, angles[i], at, k_at, NULL, cache};
-        if (d->n_experts) r->choice = tensor_2d(t->step, DT_i32, T, d->n_used);
-        Tensor *in[IN_COUNT] = {x, ple, NULL, NULL},
-               *out[OUT_COUNT] = {tensor_like(t->step, x), NULL, NULL};
-        if (l->d.kv_from != i && !cache) in[IN_K] = lent_k[full], in[IN_V] = lent_v[full];
-        bool lends = l->lends_kv && !cache;
-        if (lends) {
-            int64_t kv = (int64_t)l->d.n_kv * l->d.head_dim;
-            out[OUT_K] = lent_k[full] = tensor_2d(t->step, DT_f32, T, kv);
-            out[OUT_V] = lent_v[full] = tensor_2d(t->step, DT_f32, T, kv);
-        }
-        tape_segment(t, block, r, m->recompute, IN_COUNT, in, lends ? OUT_COUNT : 1, out);
-        x = out[OUT_X];
+        for (int c = n - 1; c >= 0; c--) layer(m, t, i, &pass[c], m->recompute || n > 1);
     }
-    if (cache) cache->len += T;
-    return rmsnorm(t, x, m->norm, d->width, d->eps);
+    if (cache) cache->len += batch_tokens(b);
+    for (int c = n - 1; c >= 0; c--) out[c] = rmsnorm(t, pass[c].x, m->norm, d->width, d->eps);
 }
 
 const Family family_gemma4 = {"gemma4", knows, dims, layer_rows, model_rows, ignored, hidden};

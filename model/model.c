@@ -379,7 +379,9 @@ Tensor *experts_forward(Model *m, Tape *t, const Linear *l, Tensor *x, Tensor *o
 }
 
 Tensor *model_hidden(Model *m, Tape *t, const Batch *b, Cache *cache) {
-    return m->family->hidden(m, t, b, cache);
+    Tensor *h;
+    m->family->hidden(m, t, b, 1, cache, &h);
+    return h;
 }
 
 int64_t batch_supervised(const Batch *b) {
@@ -390,16 +392,26 @@ int64_t batch_supervised(const Batch *b) {
     return n;
 }
 
-Tensor *model_loss(Model *m, Tape *t, const Batch *b, float s) {
-    int64_t T = batch_tokens(b);
-    Tensor *h = model_hidden(m, t, b, NULL);
-    Tensor *labels = tensor_1d(t->step, DT_i32, T);
+static Tensor *loss_of(Model *m, Tape *t, const Batch *b, Tensor *h, float s) {
+    Tensor *labels = tensor_1d(t->step, DT_i32, batch_tokens(b));
     for (int i = 0; i < b->n_rows && !t->dry;
          i++) { /* the output at j is held against token j + 1 */
         for (int32_t j = b->at[i]; j < b->at[i + 1]; j++)
             i32(labels)[j] = j + 1 < b->at[i + 1] ? b->labels[j + 1] : -1;
     }
     return head_loss(t, h, m->head.w, labels, m->dims.softcap, s);
+}
+
+void model_losses(Model *m, Tape *t, const Batch *b, int n, float s, Tensor **loss) {
+    Tensor **h = arena_push(t->step, sizeof *h * (size_t)n);
+    m->family->hidden(m, t, b, n, NULL, h);
+    for (int i = n - 1; i >= 0; i--) loss[i] = loss_of(m, t, &b[i], h[i], s);
+}
+
+Tensor *model_loss(Model *m, Tape *t, const Batch *b, float s) {
+    Tensor *loss;
+    model_losses(m, t, b, 1, s, &loss);
+    return loss;
 }
 
 Tensor *model_logits(Model *m, Tape *t, Tensor *hidden, int64_t from, int64_t n) {

@@ -108,8 +108,8 @@ typedef struct Site {
 } Site;
 
 typedef struct Model Model;
-/* What the model tells about its choices; called once per layer and forward pass, never in a
- * replay. logits (T,E), choice i32 (T,k), weight (T,k). */
+/* What the model tells about its choices; called once per layer and batch, never in a replay.
+ * logits (T,E), choice i32 (T,k), weight (T,k). */
 typedef void (*RouteFn)(void *ctx, int layer, const Tensor *logits, const Tensor *choice,
                         const Tensor *weight);
 
@@ -132,6 +132,7 @@ struct Model {
     RouteFn on_route;
     void *on_route_ctx;
     float dropout; /* of the adapters' inputs; 0 outside training */
+    /* Names the masks: of the first batch of a pass; the others count on. A pass moves it. */
     uint64_t dropout_seed, dropout_step;
     bool recompute; /* gradient checkpointing, per layer */
 };
@@ -170,6 +171,12 @@ Cache *cache_new(const Model *m, Arena *a, int64_t capacity);
 Tensor *model_hidden(Model *m, Tape *t, const Batch *b, Cache *cache);
 /* s * summed cross-entropy of the supervised tokens: a scalar. */
 Tensor *model_loss(Model *m, Tape *t, const Batch *b, float s);
+/* The same of n batches (micro-batches of a step) that go through the model layer by layer, all
+ * through one before the first reaches the next: a base that does not fit in memory is read once
+ * for all of them. Losses and gradients are those, bit for bit, of one batch after the other
+ * (unless embeddings that are also the head learn: their two gradients alternate then). More than
+ * one batch implies recompute. */
+void model_losses(Model *m, Tape *t, const Batch *b, int n, float s, Tensor **loss);
 /* Softcapped logits (rows,V) of rows [from, from + n) of hidden. */
 Tensor *model_logits(Model *m, Tape *t, Tensor *hidden, int64_t from, int64_t n);
 
@@ -181,7 +188,9 @@ struct Family {
     const TensorRow *layer_rows, *model_rows;                 /* each ends with hf == NULL */
     const char *const
         *ignored; /* prefixes of tensors that are skipped, after "model."; ends with NULL */
-    Tensor *(*hidden)(Model *m, Tape *t, const Batch *b, Cache *cache);
+    /* out[i]: final hidden states of b[i]. What a tape records of the batches is in descending
+     * order within a layer, so that backward meets them in ascending order. cache: n is 1. */
+    void (*hidden)(Model *m, Tape *t, const Batch *b, int n, Cache *cache, Tensor **out);
 };
 Tensor *linear_forward(Model *m, Tape *t, const Linear *l, Tensor *x);
 Tensor *router_forward(Model *m, Tape *t, const Linear *l, Tensor *x); /* always in float32 */

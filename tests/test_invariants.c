@@ -50,6 +50,45 @@ static void test_recompute_is_keeping(void **state) {
     }
 }
 
+/* Micro-batches that pass a layer together are as one after the other. */
+static void test_together(void **state) {
+    (void)state;
+    static const struct {
+        const char *model, *word[4]; /* two keys */
+    } cases[] = {
+        {"moe", {"max_steps", "3", "router.train", "lora"}},
+        {"moe", {"num_epochs", "2", "micro_batch_size", "1"}}, /* last steps are smaller */
+        {"moe", {"adapter", "none", "trainable", "*proj*,*norm*"}},
+        {"moe", {"lora_dropout", "0.2", "lora_target_parameters", ""}},
+        {"moe", {"compute", "bf16", "micro_batch_size", "2"}},
+        {"ple", {"lora_dropout", "0.2", "max_steps", "3"}},
+        {"ple", {"adapter", "none", "trainable", "layers.*"}},
+        {"dense", {"lora_dropout", "0.2", "max_steps", "3"}},
+    };
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        const char *dir[] = {in("together-1"), in("together-2"), in("together-4")},
+                   *grads[] = {in("t1.safetensors"), in("t2.safetensors"), in("t4.safetensors")};
+        const char *const *w = cases[i].word;
+        bool lora = strcmp(w[0], "adapter") != 0;
+        for (int k = 0; k < 3; k++) {
+            Settings s = settings("output_dir", dir[k], "overwrite", "true", "save_gradients",
+                                  grads[k], "gradient_accumulation_steps", "4", "learning_rate",
+                                  "0.01", w[0], w[1], w[2], w[3], NULL);
+            Trial *t = trial(cases[i].model, USE_TO_TRAIN, &s);
+            t->s.together = 1 << k;
+            go(t);
+            int64_t steps =
+                t->cfg.max_steps ? t->cfg.max_steps : t->cfg.num_epochs * ((t->rows.set.n + 3) / 4);
+            if (t->cfg.micro_batch_size == 2) steps = 1;
+            end(t);
+            if (!files_equal(grads[0], grads[k]))
+                fail_msg("gradients differ: %s, %s %s", cases[i].model, w[0], w[1]);
+            same_file(dir[0], dir[k], lora ? "adapter_model.safetensors" : "model.safetensors");
+            same_metrics(dir[0], dir[k], (int)steps);
+        }
+    }
+}
+
 static void test_same_seed_same_bits(void **state) {
     (void)state;
     const char *dir[] = {in("seed-a"), in("seed-b"), in("seed-c")};
@@ -374,6 +413,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_lora_starts_as_the_base),
         cmocka_unit_test(test_recompute_is_keeping),
+        cmocka_unit_test(test_together),
         cmocka_unit_test(test_same_seed_same_bits),
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_resume_is_not_stopping),

@@ -16,6 +16,7 @@ typedef struct Session {
     ParamSet params;
     Arena step; /* of the tape: marked and released by whoever runs it */
     Tape tape;
+    int together; /* micro-batches that pass a layer together; 0: the trainer decides */
 } Session;
 
 /* AS_IS: the base, with lora_model_dir where given; nothing wants a gradient. TO_TRAIN: what the

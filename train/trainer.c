@@ -8,6 +8,7 @@
 #include <unistd.h>
 #include "../data/files.h"
 #include "checkpoint.h"
+#include "epochs.h"
 #include "metrics.h"
 #include "output_dir.h"
 #include "schedule.h"
@@ -23,9 +24,9 @@ typedef struct Trainer {
     RunState run;
     RouteLoad load;
     Progress progress;
-    int64_t rows_per_step, steps_per_epoch, total_steps;
-    int64_t *order; /* of the epoch order_epoch */
-    int64_t order_epoch;
+    Epochs epochs;
+    int64_t total_steps;
+    int64_t together; /* micro-batches that go through a layer before the next reads its weights */
     char *metrics;
     DType save_dtype;
 } Trainer;
@@ -53,70 +54,42 @@ static void catch_signals(void) {
     sigaction(SIGTERM, &a, NULL);
 }
 
-/* ---- which rows a step takes ---- */
-
-static const Sample *row_of_epoch(Trainer *t, int64_t epoch, int64_t i) {
-    if (t->order_epoch != epoch)
-        dataset_order((uint64_t)t->cfg->seed, epoch, t->data->n_rows, t->cfg->shuffle, t->order);
-    t->order_epoch = epoch;
-    return &t->data->rows[t->order[i]];
-}
-
-/* With max_steps rows wrap as a stream; with epochs the last step of each may be smaller. */
-static int64_t rows_of_step(Trainer *t, int64_t step, const Sample **rows) {
-    int64_t n = t->data->n_rows, k = 0;
-    if (t->cfg->max_steps) {
-        for (; k < t->rows_per_step; k++) {
-            int64_t at = step * t->rows_per_step + k;
-            rows[k] = row_of_epoch(t, at / n, at % n);
-        }
-        return k;
-    }
-    int64_t first = step % t->steps_per_epoch * t->rows_per_step;
-    for (; k < t->rows_per_step && first + k < n; k++)
-        rows[k] = row_of_epoch(t, step / t->steps_per_epoch, first + k);
-    return k;
-}
-
-static double epoch_at(const Trainer *t, int64_t steps) {
-    if (t->cfg->max_steps) return (double)(steps * t->rows_per_step) / (double)t->data->n_rows;
-    int64_t in = steps % t->steps_per_epoch * t->rows_per_step;
-    return (double)(steps / t->steps_per_epoch) + (double)in / (double)t->data->n_rows;
-}
-
 /* ---- one step ---- */
 
-/* Forward and backward of one micro-batch; gradients add up in the ParamSet. */
-static double micro_step(Trainer *t, const Sample *const *rows, int n, float weight) {
+/* Forward and backward of n micro-batches at once; gradients add up in the ParamSet, losses in
+ * *sum, as if one had come after the other. */
+static void run_pass(Trainer *t, const StepRows *r, int64_t from, int n, float weight,
+                     double *sum) {
     Session *s = t->s;
     size_t mark = arena_mark(&s->step);
-    Batch b = batch_of(&s->step, rows, n);
-    Tensor *loss = model_loss(s->model, &s->tape, &b, weight);
-    double value = (double)f32(loss)[0];
-    tape_backward(&s->tape, loss);
+    Batch *b = arena_push(&s->step, sizeof *b * (size_t)n);
+    Tensor **loss = arena_push(&s->step, sizeof *loss * (size_t)n);
+    for (int i = 0; i < n; i++) {
+        const int64_t *at = &r->at[from + i];
+        b[i] = batch_of(&s->step, r->row + at[0], (int)(at[1] - at[0]));
+    }
+    s->model->dropout_step = (uint64_t)(t->run.step * t->cfg->gradient_accumulation_steps + from);
+    model_losses(s->model, &s->tape, b, n, weight, loss);
+    for (int i = 0; i < n; i++) *sum += (double)f32(loss[i])[0];
+    tape_backward_all(&s->tape, n, loss);
     tape_reset(&s->tape);
     arena_release(&s->step, mark);
-    return value;
 }
 
 static int optimiser_step(Trainer *t, StepResult *r, Err *e) {
     const Config *cfg = t->cfg;
     double began = seconds_now();
-    const Sample **rows = mem_alloc(sizeof *rows * (size_t)t->rows_per_step);
-    int64_t n = rows_of_step(t, t->run.step, rows);
+    StepRows rows = epochs_step(&t->epochs, t->run.step);
     *r = (StepResult){.lr = cfg->learning_rate * schedule_factor(&t->schedule, t->run.step)};
-    for (int64_t i = 0; i < n; i++)
-        r->tokens += rows[i]->n, r->supervised += sample_supervised(rows[i]);
+    for (int64_t i = 0; i < rows.n_rows; i++)
+        r->tokens += rows.row[i]->n, r->supervised += sample_supervised(rows.row[i]);
     params_zero_grad(&t->s->params);
     route_load_clear(&t->load);
-    for (int64_t i = 0; i < n; i += cfg->micro_batch_size) {
-        int64_t part = n - i < cfg->micro_batch_size ? n - i : cfg->micro_batch_size;
-        t->s->model->dropout_step =
-            (uint64_t)(t->run.step * cfg->gradient_accumulation_steps + i / cfg->micro_batch_size);
-        r->loss +=
-            micro_step(t, rows + i, (int)part, 1 / (float)(r->supervised ? r->supervised : 1));
+    for (int64_t i = 0; i < rows.n_micro; i += t->together) {
+        int64_t n = rows.n_micro - i < t->together ? rows.n_micro - i : t->together;
+        run_pass(t, &rows, i, (int)n, 1 / (float)(r->supervised ? r->supervised : 1), &r->loss);
     }
-    mem_free(rows);
+    step_rows_free(&rows);
     r->grad_norm = params_grad_norm(&t->s->params);
     if (!isfinite(r->loss) || !isfinite(r->grad_norm)) {
         char what[64];
@@ -139,12 +112,12 @@ static int optimiser_step(Trainer *t, StepResult *r, Err *e) {
 /* ---- telling ---- */
 
 static int log_step(Trainer *t, const StepResult *r, const EvalResult *eval, Err *e) {
-    json_t *line = json_pack("{s:I, s:f, s:f, s:f, s:f, s:I, s:I, s:f, s:f, s:I}", "step",
-                             (json_int_t)t->run.step, "epoch", epoch_at(t, t->run.step), "loss",
-                             r->loss, "grad_norm", r->grad_norm, "learning_rate", r->lr, "tokens",
-                             (json_int_t)r->tokens, "supervised_tokens", (json_int_t)r->supervised,
-                             "tokens_per_second", (double)r->tokens / r->seconds, "step_seconds",
-                             r->seconds, "peak_memory_bytes", (json_int_t)memory_peak());
+    json_t *line = json_pack(
+        "{s:I, s:f, s:f, s:f, s:f, s:I, s:I, s:f, s:f, s:I}", "step", (json_int_t)t->run.step,
+        "epoch", epochs_at(&t->epochs, t->run.step), "loss", r->loss, "grad_norm", r->grad_norm,
+        "learning_rate", r->lr, "tokens", (json_int_t)r->tokens, "supervised_tokens",
+        (json_int_t)r->supervised, "tokens_per_second", (double)r->tokens / r->seconds,
+        "step_seconds", r->seconds, "peak_memory_bytes", (json_int_t)memory_peak());
     if (t->load.n_experts) json_object_set_new(line, "routing", route_load_json(&t->load));
     if (eval) {
         json_object_set_new(line, "eval_loss", json_real(eval->loss));
@@ -167,9 +140,9 @@ static int describe_start(const Trainer *t, const Batch *longest, Err *e) {
                  "memory: base %.0f MiB (mapped), what learns %.0f MiB, a step %.0f MiB; about "
                  "%.0f MiB in all",
                  base, own, step, base + own + step + 40);
-    progress_say(NULL, "data: %ld rows to learn, %ld held out; %ld steps of up to %ld rows",
+    progress_say(NULL, "data: %ld rows to learn, %ld held out; %ld steps of up to %ld %s",
                  (long)t->data->n_rows, (long)t->data->n_held_out, (long)t->total_steps,
-                 (long)t->rows_per_step);
+                 (long)t->epochs.per_step, t->cfg->sample_packing ? "packed rows" : "rows");
     double total = (double)mem_total() / MiB;
     if (own + step <= total) return 0;
     return err_set(
@@ -261,9 +234,8 @@ static int write_config(const Config *cfg, Err *e) {
 
 static int run(Trainer *t, json_t *result, Err *e) {
     const Config *cfg = t->cfg;
-    int64_t eval_steps = cfg->evals_per_epoch ? (t->steps_per_epoch + cfg->evals_per_epoch - 1) /
-                                                    cfg->evals_per_epoch
-                                              : cfg->eval_steps;
+    int64_t eval_steps = cfg->eval_steps, n = cfg->evals_per_epoch;
+    if (n) eval_steps = (epochs_steps(&t->epochs, 0) + n - 1) / n;
     int64_t before = t->run.tokens;
     double began = seconds_now();
     if (t->run.step >= t->total_steps)
@@ -338,9 +310,9 @@ static int64_t hash_data(const TrainData *d) {
 
 static void plan_steps(Trainer *t) {
     const Config *cfg = t->cfg;
-    t->rows_per_step = cfg->micro_batch_size * cfg->gradient_accumulation_steps;
-    t->steps_per_epoch = (t->data->n_rows + t->rows_per_step - 1) / t->rows_per_step;
-    t->total_steps = cfg->max_steps ? cfg->max_steps : cfg->num_epochs * t->steps_per_epoch;
+    epochs_open(&t->epochs, cfg, t->data->rows, t->data->n_rows);
+    t->total_steps = epochs_total_steps(&t->epochs);
+    t->together = t->s->together ? t->s->together : 1;
     t->schedule.warmup = cfg->warmup_ratio > 0
                              ? (int64_t)ceil(cfg->warmup_ratio * (double)t->total_steps)
                              : cfg->warmup_steps;
@@ -361,32 +333,17 @@ static void set_lr_ratios(Trainer *t) {
     }
 }
 
-/* The micro-batch with the most tokens decides what memory a step needs. */
-static Batch longest_batch(Trainer *t) {
-    int n = (int)(t->cfg->micro_batch_size < t->data->n_rows ? t->cfg->micro_batch_size
-                                                             : t->data->n_rows);
-    const Sample **rows = mem_alloc(sizeof *rows * (size_t)n), *longest = &t->data->rows[0];
-    for (int64_t i = 1; i < t->data->n_rows; i++)
-        longest = t->data->rows[i].n > longest->n ? &t->data->rows[i] : longest;
-    for (int i = 0; i < n; i++) rows[i] = longest;
-    Batch b = batch_of(&t->s->step, rows, n);
-    mem_free(rows);
-    return b;
-}
-
 static int open_trainer(Trainer *t, Err *e) {
     const Config *cfg = t->cfg;
     OptimizerSettings set = {cfg->weight_decay, cfg->adam_beta1, cfg->adam_beta2,
                              cfg->adam_epsilon};
     const ParamSet *ps = &t->s->params;
     plan_steps(t);
-    t->order = mem_alloc(sizeof *t->order * (size_t)t->data->n_rows);
-    t->order_epoch = -1;
     t->load = route_load_new(t->s->model);
     t->metrics = files_join(cfg->output_dir, "metrics.jsonl");
     t->run = (RunState){.first_hash = mem_alloc(sizeof(uint64_t) * (size_t)(ps->n + 1)),
                         .seed = cfg->seed,
-                        .rows_per_step = t->rows_per_step,
+                        .rows_per_step = t->epochs.per_step,
                         .shuffle = cfg->shuffle,
                         .data_hash = hash_data(t->data),
                         .base_hash = checkpoint_base_hash(t->s->model),
@@ -417,7 +374,7 @@ int trainer_run(const Config *cfg, Session *s, const TrainData *data, json_t *re
     int status = open_trainer(&t, e);
     if (!status) {
         size_t mark = arena_mark(&s->step);
-        Batch b = longest_batch(&t);
+        Batch b = epochs_longest(&t.epochs, &s->step);
         status = describe_start(&t, &b, e);
         arena_release(&s->step, mark);
         catch_signals();
@@ -435,7 +392,7 @@ int trainer_run(const Config *cfg, Session *s, const TrainData *data, json_t *re
     optimizer_close(&t.optimizer);
     route_load_free(&t.load);
     mem_free(t.run.first_hash);
-    mem_free(t.order);
+    epochs_close(&t.epochs);
     mem_free(t.metrics);
     return status;
 }
