@@ -24,10 +24,11 @@ typedef struct Matmul {
 void matmul_forward(Tape *t, const Matmul *m, const float *x, const float *lx, float *h, float *y);
 
 /* Whatever is not NULL is added to: dx (T,I) += dy w (one row per row of y, also with x_row), dlx
- * += s (dy b) a, da += (s dy b)T lx, db += s dyT h. dlx may be dx. x and lx are only read for da.
- */
+ * += s (dy b) a, da += (s dy b)T lx, db += s dyT h. dlx may be dx. lx is only read for da, h for
+ * db. */
 typedef struct MatmulGrads {
     float *dx, *dlx, *da, *db;
+    bool set_dx, set_dlx; /* it holds nothing yet: it is set (dx, where they are one) */
 } MatmulGrads;
 void matmul_backward(Tape *t, const Matmul *m, const float *dy, const float *lx, const float *h,
                      const MatmulGrads *g);

@@ -7,7 +7,7 @@
 
 enum { TURN_MAX = 256, VECTOR = 16 };
 
-static int64_t block_of(int64_t cols) {
+int64_t turn_block(int64_t cols) {
     int64_t block = cols & -cols;
     return block < TURN_MAX ? block : TURN_MAX;
 }
@@ -78,13 +78,14 @@ SIMD static void apply_signs(float *x, const uint32_t *sign, float s, int64_t n)
     for (int64_t i = 0; i < n; i++) x[i] = bits_to_f32(f32_to_bits(x[i]) ^ sign[i]) * s;
 }
 
-/* Forward the signs come first, back they come last; the scale goes with them. */
-static void turn(float *x, int64_t n, int64_t cols, int64_t ld, bool back) {
-    int64_t block = block_of(cols);
+/* Columns [from, from + some), x at the first. Forward the signs come first, back they come last;
+ * the scale goes with them. */
+static void turn(float *x, int64_t n, int64_t block, int64_t from, int64_t some, int64_t ld,
+                 bool back) {
     float s = 1 / sqrtf((float)block);
-    for (int64_t col = 0; col < cols; col += block) {
+    for (int64_t col = 0; col < some; col += block) {
         uint32_t sign[TURN_MAX];
-        signs_of(col, block, sign);
+        signs_of(from + col, block, sign);
         for (int64_t r = 0; r < n; r++) {
             float *at = x + r * ld + col;
             if (back) transform(at, block);
@@ -94,5 +95,12 @@ static void turn(float *x, int64_t n, int64_t cols, int64_t ld, bool back) {
     }
 }
 
-void turn_rows(float *x, int64_t n, int64_t cols, int64_t ld) { turn(x, n, cols, ld, false); }
-void turn_rows_back(float *x, int64_t n, int64_t cols, int64_t ld) { turn(x, n, cols, ld, true); }
+void turn_rows(float *x, int64_t n, int64_t cols, int64_t ld) {
+    turn(x, n, turn_block(cols), 0, cols, ld, false);
+}
+void turn_rows_back(float *x, int64_t n, int64_t cols, int64_t ld) {
+    turn_columns_back(x, n, cols, 0, cols, ld);
+}
+void turn_columns_back(float *x, int64_t n, int64_t cols, int64_t from, int64_t some, int64_t ld) {
+    turn(x, n, turn_block(cols), from, some, ld, true);
+}

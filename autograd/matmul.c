@@ -1,0 +1,472 @@
+/* matmul.c - see matmul.h. Two steps each way, every one a parallel region whose tasks own what
+ * they write: rows are packed into tiles (64 at a time, with the thin product whose result is
+ * packed behind them), then the tiles meet the weight. The kernels of matmul_kernels.h multiply;
+ * here is only what meets what. */
+#include "matmul.h"
+#include "cpu.h"
+#include "matmul_kernels.h"
+#include "rows.h"
+#include "simd.h"
+#include "turn.h"
+#include "weight.h"
+#include <omp.h>
+
+enum {
+    PACK_TOKENS = 64,       /* rows that a thread packs at a time */
+    TURN_TOKENS = 256,      /* rows of dx, and columns at most, that are turned back at a time */
+    OUTER_COLS = 128,       /* columns of da, rows of db in one task */
+    PARALLEL_FROM = 1 << 20 /* multiplications worth waking the other threads for */
+};
+
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static size_t aligned(size_t bytes) {
+    return (bytes + ARENA_ALIGN - 1) & ~(size_t)(ARENA_ALIGN - 1);
+}
+static int64_t ceil_div(int64_t n, int64_t by) { return (n + by - 1) / by; }
+/* Tiles along the columns of x: whole blocks of w; of anything else. */
+static int64_t x_tiles(int64_t I) { return ceil_div(I, BLOCK_COLS) * (BLOCK_COLS / TILE_COLS); }
+static int64_t tiles_along(int64_t n) { return ceil_div(n, TILE_COLS); }
+
+/* ---- packing -------------------------------------------------------------------------------- */
+
+/* A row of a left operand's tiles: s*x rounded to bfloat16, zeros up to whole tiles. */
+SIMD static void round_row(const float *restrict x, int64_t n, float s, uint16_t *restrict tile) {
+    enum { NEXT = TILE_BYTES / 2 };
+    for (; n >= TILE_COLS; n -= TILE_COLS, x += TILE_COLS, tile += NEXT) {
+        for (int i = 0; i < TILE_COLS; i++) tile[i] = f32_to_bf16(s * x[i]);
+    }
+    for (int i = 0; n > 0 && i < TILE_COLS; i++) tile[i] = i < n ? f32_to_bf16(s * x[i]) : 0;
+}
+
+/* Four tokens' pairs p..p+3 become four rows of four tokens. */
+typedef uint32_t Quad __attribute__((vector_size(16), may_alias));
+SIMD_INLINE void transpose_quad(const uint32_t *from, uint32_t *to, const int *row) {
+    const Quad *q = (const Quad *)(const void *)from;
+    Quad a = __builtin_shufflevector(q[0], q[4], 0, 4, 1, 5);
+    Quad b = __builtin_shufflevector(q[0], q[4], 2, 6, 3, 7);
+    Quad c = __builtin_shufflevector(q[8], q[12], 0, 4, 1, 5);
+    Quad d = __builtin_shufflevector(q[8], q[12], 2, 6, 3, 7);
+    *(Quad *)(void *)(to + row[0] * TILE_TOKENS) = __builtin_shufflevector(a, c, 0, 1, 4, 5);
+    *(Quad *)(void *)(to + row[1] * TILE_TOKENS) = __builtin_shufflevector(a, c, 2, 3, 6, 7);
+    *(Quad *)(void *)(to + row[2] * TILE_TOKENS) = __builtin_shufflevector(b, d, 0, 1, 4, 5);
+    *(Quad *)(void *)(to + row[3] * TILE_TOKENS) = __builtin_shufflevector(b, d, 2, 3, 6, 7);
+}
+
+/* Tiles of a left operand become those of a right one, in place: dwords are transposed, and their
+ * rows stand in the order of pair_column. */
+SIMD static void transpose_tiles(char *tiles, int64_t n) {
+    static const int row[4][4] = {{0, 1, 4, 5}, {8, 9, 12, 13}, {2, 3, 6, 7}, {10, 11, 14, 15}};
+    for (int64_t k = 0; k < n; k++) {
+        uint32_t *tile = (uint32_t *)(void *)(tiles + k * TILE_BYTES);
+        _Alignas(64) uint32_t from[TILE_BYTES / 4];
+        memcpy(from, tile, sizeof from);
+        for (int token = 0; token < TILE_TOKENS; token += 4) {
+            for (int p = 0; p < 4; p++)
+                transpose_quad(from + token * 16 + p * 4, tile + token, row[p]);
+        }
+    }
+}
+
+/* Rows to be packed: row i is x[at[i]] (at NULL: x[i]), cols values, times s. */
+typedef struct Rows {
+    const float *x;
+    const int32_t *at;
+    int64_t cols;
+    float s;
+} Rows;
+
+/* p->m rows become tiles first..first+n-1 of p's token tiles, right operands or left ones. turned:
+ * room for a row, each is turned on the way; NULL: as they are. */
+static void pack_rows(const Packed *p, int64_t first, int64_t n, const Rows *r, bool right,
+                      float *turned) {
+    for (int64_t t = 0; t < p->m; t += TILE_TOKENS) {
+        char *tile = packed_tile(p, t / TILE_TOKENS, first);
+        int64_t some = least(TILE_TOKENS, p->m - t);
+        for (int64_t i = 0; i < some; i++) {
+            const float *x = r->x + (r->at ? r->at[t + i] : t + i) * r->cols;
+            if (turned) {
+                memcpy(turned, x, (size_t)r->cols * sizeof *x);
+                turn_rows(turned, 1, r->cols, r->cols);
+                x = turned;
+            }
+            round_row(x, r->cols, r->s, (uint16_t *)(void *)(tile + i * 64));
+        }
+        int64_t full = tiles_along(r->cols);
+        for (int64_t k = 0; k < n; k++) {
+            int64_t rows = k < full ? some : 0;
+            memset(tile + k * TILE_BYTES + rows * 64, 0, (size_t)(TILE_TOKENS - rows) * 64);
+        }
+        if (right) transpose_tiles(tile, n);
+    }
+}
+
+/* ---- what a product needs to know ------------------------------------------------------------ */
+
+/* Rows of one group: the first, how many, and their first token tile. */
+typedef struct Block {
+    int64_t e, row, n, tile;
+} Block;
+typedef struct Blocks {
+    Block *at;
+    int64_t n;
+} Blocks;
+
+typedef struct Work {
+    const Matmul *m;
+    const MatmulKernels *kernels;
+    int64_t I, O, E, R;
+    bool turned, parallel;
+    Blocks groups, pieces; /* whole groups; PACK_TOKENS rows at most */
+    char *tile;            /* of all groups, one after the other */
+    int64_t n_k, n_lora;   /* as in Packed */
+    char *lora;            /* tiles of g, where they do not stand behind those of dy; n_k: of R */
+    const float *a;        /* (E,R,I), turned where it rides along with a turned w */
+    float *turned_a, *g;   /* room for it; g (T,R) = dy b */
+    char *own;             /* per thread: the kernels' scratch, then ours */
+    size_t own_bytes, kernel_bytes;
+} Work;
+
+static const MatmulKernels *kernels(void) {
+    return cpu_isa() == ISA_AMX ? &matmul_amx : &matmul_vector;
+}
+
+static Work work_of(const Matmul *m) {
+    const Tensor *w = m->w;
+    CHECK(w->n_dim == 2 || w->n_dim == 3, "matmul: a weight of %d dimensions", w->n_dim);
+    int64_t O = w->dim[w->n_dim - 2], I = tensor_cols(w);
+    return (Work){.m = m,
+                  .kernels = kernels(),
+                  .I = I,
+                  .O = O,
+                  .E = w->n_dim == 3 ? w->dim[0] : 1,
+                  .R = m->a ? m->a->dim[m->a->n_dim - 2] : 0,
+                  .turned = weight_is_turned(w),
+                  .parallel = m->T * O * I >= PARALLEL_FROM,
+                  .a = m->a ? f32(m->a) : NULL,
+                  .kernel_bytes = aligned(kernels()->scratch_bytes)};
+}
+
+/* ---- memory: one piece of the arena, laid out for the worst spread of rows over groups ----------
+ */
+
+/* Columns of dx that one task computes; turned: whole blocks of the rotation. */
+static int64_t strip_of(const Work *k) {
+    int64_t block = k->turned ? turn_block(k->I) : 0;
+    return block > BLOCK_COLS ? block : BLOCK_COLS;
+}
+
+/* Pieces of at most `most` rows, however T rows are spread over the groups. */
+static int64_t most_pieces(const Work *k, int64_t most) {
+    return (k->m->T + (most - 1) * least(k->E, k->m->T)) / most;
+}
+
+/* The next bytes of base (NULL: only counted). */
+static void *take(char *base, size_t *at, size_t bytes) {
+    char *p = base ? base + *at : NULL;
+    *at += aligned(bytes);
+    return p;
+}
+
+/* Sets the pointers of k into base and returns the bytes there must be. */
+static size_t lay_out(Work *k, bool own_lx, bool back, char *base) {
+    int64_t T = k->m->T, token_tiles = most_pieces(k, TILE_TOKENS);
+    bool turn_a = k->turned && k->R && !own_lx;
+    size_t at = 0, ours = 0;
+    k->groups.at = take(base, &at, (size_t)least(k->E, T) * sizeof(Block));
+    k->pieces.at = take(base, &at, (size_t)most_pieces(k, PACK_TOKENS) * sizeof(Block));
+    k->n_k = back ? tiles_along(k->O) : x_tiles(k->I);
+    k->n_lora = own_lx && back ? 0 : tiles_along(k->R);
+    k->n_k += k->n_lora;
+    k->tile = take(base, &at, (size_t)(token_tiles * k->n_k * TILE_BYTES));
+    if (back && own_lx)
+        k->lora = take(base, &at, (size_t)(token_tiles * tiles_along(k->R) * TILE_BYTES));
+    if (back) k->g = take(base, &at, (size_t)(T * k->R) * sizeof(float));
+    if (turn_a) k->turned_a = take(base, &at, (size_t)(k->E * k->R * k->I) * sizeof(float));
+    if (back && k->turned) ours = TURN_TOKENS * (size_t)strip_of(k) * sizeof(float);
+    if (!back && k->turned) ours = aligned((size_t)k->I * sizeof(float));
+    if (!back && own_lx) ours += PACK_TOKENS / TILE_TOKENS * (size_t)x_tiles(k->I) * TILE_BYTES;
+    k->own_bytes = k->kernel_bytes + ours;
+    k->own = take(base, &at, k->own_bytes * (size_t)omp_get_max_threads());
+    return at;
+}
+
+size_t matmul_scratch(const Matmul *m, bool own_lx, bool back) {
+    Work k = work_of(m);
+    return lay_out(&k, own_lx, back, NULL) + ARENA_ALIGN;
+}
+
+static char *my_own(const Work *k) { return k->own + k->own_bytes * (size_t)omp_get_thread_num(); }
+
+/* ---- groups ------------------------------------------------------------------------------------
+ */
+
+static int64_t group_start(const Work *k, int64_t e) {
+    return k->m->off ? k->m->off[e] : e ? k->m->T : 0;
+}
+
+/* Every group's rows in blocks of at most `most`, a multiple of a tile's or all of T. */
+static void cut(const Work *k, Blocks *b, int64_t most) {
+    int64_t tile = 0;
+    for (int64_t e = 0; e < k->E; e++) {
+        int64_t end = group_start(k, e + 1);
+        for (int64_t row = group_start(k, e); row < end; row += most) {
+            int64_t n = least(most, end - row);
+            b->at[b->n++] = (Block){e, row, n, tile};
+            tile += ceil_div(n, TILE_TOKENS);
+        }
+    }
+}
+
+static Packed packed_of(const Work *k, const Block *b) {
+    return (Packed){k->tile + b->tile * k->n_k * TILE_BYTES, b->n, k->n_k, k->n_lora};
+}
+
+/* Matrix e of a or b as a weight. */
+static Tensor factor_of(const Tensor *x, const float *data, int64_t e) {
+    int64_t rows = x->dim[x->n_dim - 2], cols = tensor_cols(x);
+    return (Tensor){
+        .dtype = DT_f32, .n_dim = 2, .dim = {rows, cols}, .data = (float *)data + e * rows * cols};
+}
+
+static const void *panel_of(const Tensor *w, int64_t e, int64_t panel) {
+    return dtype_is_packed(w->dtype) ? weight_panel(w, e, panel) : NULL;
+}
+
+/* a of every group with rows, turned. */
+static void turn_a(Work *k) {
+    if (!k->turned_a) return;
+    int64_t n = k->R * k->I;
+#pragma omp parallel for schedule(static) if (k->parallel)
+    for (int64_t i = 0; i < k->groups.n; i++) {
+        float *a = k->turned_a + k->groups.at[i].e * n;
+        memcpy(a, f32(k->m->a) + k->groups.at[i].e * n, (size_t)n * sizeof *a);
+        turn_rows(a, k->R, k->I, k->I);
+    }
+    k->a = k->turned_a;
+}
+
+static Work work_open(Tape *t, const Matmul *m, bool own_lx, bool back) {
+    Work k = work_of(m);
+    CHECK(group_start(&k, 0) == 0 && group_start(&k, k.E) == m->T,
+          "matmul: groups of %ld rows, not %ld", (long)group_start(&k, k.E), (long)m->T);
+    lay_out(&k, own_lx, back, arena_push(t->step, lay_out(&k, own_lx, back, NULL)));
+    cut(&k, &k.groups, m->T);
+    cut(&k, &k.pieces, PACK_TOKENS);
+    turn_a(&k);
+    return k;
+}
+
+/* ---- forward -----------------------------------------------------------------------------------
+ */
+
+/* h = x aT for the rows of one block, already packed in p. */
+static void low_rank(const Work *k, const Block *b, const Packed *p, float *h, void *own) {
+    Tensor a = factor_of(k->m->a, k->a, b->e);
+    for (int64_t r = 0; r < k->R; r += PANEL_ROWS) {
+        ForwardTask f = {.w = &a,
+                         .row = r,
+                         .n = (int)least(PANEL_ROWS, k->R - r),
+                         .x = p,
+                         .y = h + r,
+                         .ldy = k->R};
+        k->kernels->forward(&f, own);
+    }
+}
+
+/* Packs the rows of one block of x, and behind them s*h, which is computed here. */
+static void pack_x(const Work *k, const Block *b, const float *x, const float *lx, float *h) {
+    Packed p = packed_of(k, b);
+    int64_t n = k->n_k - k->n_lora;
+    char *own = my_own(k), *ours = own + k->kernel_bytes;
+    if (k->R) h += b->row * k->R;
+    if (k->R && lx != x) {
+        size_t turning = k->turned ? aligned((size_t)k->I * sizeof(float)) : 0;
+        Packed q = {ours + turning, b->n, n, 0};
+        pack_rows(&q, 0, n, &(Rows){lx + b->row * k->I, NULL, k->I, 1}, true, NULL);
+        low_rank(k, b, &q, h, own);
+    }
+    const int32_t *at = k->m->x_row ? k->m->x_row + b->row : NULL;
+    pack_rows(&p, 0, n, &(Rows){at ? x : x + b->row * k->I, at, k->I, 1}, true,
+              k->turned ? (float *)(void *)ours : NULL);
+    if (k->R && lx == x) low_rank(k, b, &p, h, own);
+    pack_rows(&p, n, k->n_lora, &(Rows){h, NULL, k->R, k->m->s}, true, NULL);
+}
+
+/* Columns [32 panel, ...) of y for one group. */
+static void multiply_panel(const Work *k, const Block *b, int64_t panel, float *y) {
+    Packed p = packed_of(k, b);
+    int64_t o = panel * PANEL_ROWS, row = b->e * k->O + o;
+    ForwardTask f = {.w = k->m->w,
+                     .row = row,
+                     .panel = panel_of(k->m->w, b->e, panel),
+                     .n = (int)least(PANEL_ROWS, k->O - o),
+                     .x = &p,
+                     .b = k->R ? f32(k->m->b) + row * k->R : NULL,
+                     .R = k->R,
+                     .y = y + b->row * k->O + o,
+                     .ldy = k->O};
+    k->kernels->forward(&f, my_own(k));
+}
+
+void matmul_forward(Tape *t, const Matmul *m, const float *x, const float *lx, float *h, float *y) {
+    if (m->T <= 0) return;
+    size_t mark = arena_mark(t->step);
+    Work k = work_open(t, m, m->a && lx != x, false);
+    int64_t panels = panel_count(k.O);
+#pragma omp parallel if (k.parallel)
+    {
+        k.kernels->begin();
+#pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < k.pieces.n; i++) pack_x(&k, &k.pieces.at[i], x, lx, h);
+#pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < k.groups.n * panels; i++)
+            multiply_panel(&k, &k.groups.at[i / panels], i % panels, y);
+        k.kernels->end();
+    }
+    arena_release(t->step, mark);
+}
+
+/* ---- backward ----------------------------------------------------------------------------------
+ */
+
+/* Packs the rows of one block of dy, and s*g, which is computed here: behind them, or apart. */
+static void pack_dy(const Work *k, const Block *b, const float *dy, bool low) {
+    Packed p = packed_of(k, b), lora = p;
+    int64_t n = k->n_k - k->n_lora, first = n, n_lora = k->n_lora;
+    pack_rows(&p, 0, n, &(Rows){dy + b->row * k->O, NULL, k->O, 1}, false, NULL);
+    if (!low) return;
+    Tensor w = factor_of(k->m->b, f32(k->m->b), b->e);
+    float *g = k->g + b->row * k->R;
+    for (int64_t r = 0; r < k->R; r += BLOCK_COLS) {
+        BackwardTask f = {.w = &w,
+                          .rows = k->O,
+                          .col = r,
+                          .n = (int)least(BLOCK_COLS, k->R - r),
+                          .dy = &p,
+                          .dx = g + r,
+                          .lddx = k->R};
+        k->kernels->backward(&f, my_own(k));
+    }
+    if (k->lora) {
+        n_lora = tiles_along(k->R);
+        first = 0;
+        lora = (Packed){k->lora + b->tile * n_lora * TILE_BYTES, b->n, n_lora, 0};
+    }
+    pack_rows(&lora, first, n_lora, &(Rows){g, NULL, k->R, k->m->s}, false, NULL);
+}
+
+/* Columns [col, col + n) of dx (ld apart, at col) for one block, with the low-rank part if joined.
+ */
+static void multiply_columns(const Work *k, const Block *b, int64_t col, int64_t n, bool joined,
+                             float *dx, int64_t ld, bool add) {
+    Packed p = packed_of(k, b);
+    for (int64_t at = 0; at < n; at += BLOCK_COLS) {
+        BackwardTask f = {.w = k->m->w,
+                          .row = b->e * k->O,
+                          .rows = k->O,
+                          .panel = panel_of(k->m->w, b->e, 0),
+                          .col = col + at,
+                          .n = (int)least(BLOCK_COLS, n - at),
+                          .dy = &p,
+                          .a = joined ? k->a + b->e * k->R * k->I + col + at : NULL,
+                          .R = k->R,
+                          .lda = k->I,
+                          .dx = dx + at,
+                          .lddx = ld,
+                          .add = add};
+        k->kernels->backward(&f, my_own(k));
+    }
+}
+
+/* The same for a turned w: computed aside, some rows at a time, and turned back. */
+static void multiply_turned(const Work *k, const Block *whole, int64_t col, int64_t n, bool joined,
+                            float *dx, bool add) {
+    float *aside = (float *)(void *)(my_own(k) + k->kernel_bytes);
+    for (int64_t at = 0; at < whole->n; at += TURN_TOKENS) {
+        Block b = {whole->e, whole->row + at, least(TURN_TOKENS, whole->n - at),
+                   whole->tile + at / TILE_TOKENS};
+        multiply_columns(k, &b, col, n, joined, aside, n, false);
+        turn_columns_back(aside, b.n, k->I, col, n, n);
+        for (int64_t i = 0; i < b.n; i++) {
+            float *row = dx + (at + i) * k->I;
+            if (add)
+                row_add_scaled(row, aside + i * n, 1, n);
+            else
+                memcpy(row, aside + i * n, (size_t)n * sizeof *row);
+        }
+    }
+}
+
+static void dx_strip(const Work *k, const Block *b, int64_t strip, const MatmulGrads *g) {
+    int64_t wide = strip_of(k), col = strip * wide, n = least(wide, k->I - col);
+    float *dx = g->dx + b->row * k->I + col;
+    bool joined = g->dlx == g->dx;
+    if (k->turned)
+        multiply_turned(k, b, col, n, joined, dx, !g->set_dx);
+    else
+        multiply_columns(k, b, col, n, joined, dx, k->I, !g->set_dx);
+}
+
+/* Columns of dlx = s g a alone. */
+static void dlx_strip(const Work *k, const Block *b, int64_t strip, const MatmulGrads *g) {
+    int64_t col = strip * BLOCK_COLS, n_k = tiles_along(k->R);
+    Tensor a = factor_of(k->m->a, f32(k->m->a), b->e);
+    Packed p = {k->lora + b->tile * n_k * TILE_BYTES, b->n, n_k, 0};
+    BackwardTask f = {.w = &a,
+                      .rows = k->R,
+                      .col = col,
+                      .n = (int)least(BLOCK_COLS, k->I - col),
+                      .dy = &p,
+                      .dx = g->dlx + b->row * k->I + col,
+                      .lddx = k->I,
+                      .add = !g->set_dlx};
+    k->kernels->backward(&f, my_own(k));
+}
+
+static void da_strip(const Work *k, const Block *b, int64_t strip, const float *lx, float *da) {
+    int64_t col = strip * OUTER_COLS, n = least(OUTER_COLS, k->I - col);
+    const int32_t *at = k->m->x_row ? k->m->x_row + b->row : NULL;
+    outer_add(b->n, k->R, n, k->m->s, k->g + b->row * k->R, (at ? lx : lx + b->row * k->I) + col,
+              k->I, at, da + b->e * k->R * k->I + col, k->I, false);
+}
+
+static void db_strip(const Work *k, const Block *b, int64_t strip, const float *dy, const float *h,
+                     float *db) {
+    int64_t col = strip * OUTER_COLS, n = least(OUTER_COLS, k->O - col);
+    outer_add(b->n, k->R, n, k->m->s, h + b->row * k->R, dy + b->row * k->O + col, k->O, NULL,
+              db + (b->e * k->O + col) * k->R, k->R, true);
+}
+
+/* Shares (group, strip) tasks among the threads of the region around it. */
+#define FOR_STRIPS(per_group, task)                                                                \
+    ROWS_PRAGMA(omp for schedule(dynamic) nowait)                                                  \
+    for (int64_t i = 0; i < k.groups.n * (per_group); i++) {                                       \
+        const Block *b = &k.groups.at[i / (per_group)];                                            \
+        int64_t strip = i % (per_group);                                                           \
+        task;                                                                                      \
+    }
+
+void matmul_backward(Tape *t, const Matmul *m, const float *dy, const float *lx, const float *h,
+                     const MatmulGrads *g) {
+    if (m->T <= 0) return;
+    size_t mark = arena_mark(t->step);
+    bool apart = g->dlx && g->dlx != g->dx, low = g->dlx || g->da;
+    Work k = work_open(t, m, apart, true);
+    int64_t wide = strip_of(&k), strips = g->dx ? ceil_div(k.I, wide) : 0;
+    int64_t lx_strips = apart ? ceil_div(k.I, BLOCK_COLS) : 0;
+    int64_t a_strips = g->da ? ceil_div(k.I, OUTER_COLS) : 0;
+    int64_t b_strips = g->db ? ceil_div(k.O, OUTER_COLS) : 0;
+    int64_t pieces = g->dx || low ? k.pieces.n : 0;
+#pragma omp parallel if (k.parallel)
+    {
+        k.kernels->begin();
+#pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < pieces; i++) pack_dy(&k, &k.pieces.at[i], dy, low);
+        FOR_STRIPS(strips, dx_strip(&k, b, strip, g))
+        FOR_STRIPS(lx_strips, dlx_strip(&k, b, strip, g))
+        FOR_STRIPS(a_strips, da_strip(&k, b, strip, lx, g->da))
+        FOR_STRIPS(b_strips, db_strip(&k, b, strip, dy, h, g->db))
+        k.kernels->end();
+    }
+    arena_release(t->step, mark);
+}
