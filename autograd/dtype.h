@@ -32,7 +32,8 @@ enum { PANEL_ROWS = 32, BLOCK_COLS = 64 };
 
 #define X(name, ...) DT_##name,
 typedef enum DType {
-    PLAIN_DTYPES(X) PACKED_DTYPES(X) DT_nf4_flat, /* nf4 whose blocks straddle rows: quant/nf4_flat.h */
+    PLAIN_DTYPES(X) PACKED_DTYPES(X)
+        DT_nf4_flat, /* nf4 whose blocks straddle rows: quant/nf4_flat.h */
     DT_COUNT
 } DType;
 #undef X

@@ -2,7 +2,10 @@
  * threads share. */
 #include "gemm.h"
 #include "blas.h"
+#include "rows.h"
 #include "simd.h"
+#include "turn.h"
+#include "weight.h"
 #include <cblas.h>
 #include <limits.h>
 #include <omp.h>
@@ -161,7 +164,7 @@ typedef struct Opening {
     float (*dot)(const void *src, const float *x, int64_t n);
 } Opening;
 
-/* A format without a line here is opened by its own function of dtype.h. */
+/* A format without a line here is opened by weight_open. */
 static const Opening openings[DT_COUNT][2] = {
     /*            compute f32            compute bf16 */
     [DT_f32] = {{open_f32, dot_f32}, {open_f32_rounded, dot_f32_rounded}},
@@ -183,6 +186,44 @@ bool gemm_needs_scratch(const Tensor *w, Compute compute) {
     return w->dtype != DT_f32 || compute != COMPUTE_F32;
 }
 
+/* ---- turned formats ---- */
+
+enum { TURN_ROWS = 16 }; /* that a thread turns at a time */
+
+size_t gemm_turned_bytes(const Tensor *w, int64_t m) {
+    if (!weight_is_turned(w)) return 0;
+    return (size_t)(m * tensor_cols(w)) * sizeof(float) + ARENA_ALIGN;
+}
+
+const float *gemm_turned(Tape *t, const Tensor *w, const float *x, int64_t m) {
+    int64_t I = tensor_cols(w);
+    if (!weight_is_turned(w)) return x;
+    float *turned = arena_push(t->step, (size_t)(m * I) * sizeof *turned);
+#pragma omp parallel for schedule(static) if (m * I > ROUND_CHUNK)
+    for (int64_t i = 0; i < m; i += TURN_ROWS) {
+        int64_t some = min64(TURN_ROWS, m - i);
+        memcpy(turned + i * I, x + i * I, (size_t)(some * I) * sizeof *turned);
+        turn_rows(turned + i * I, some, I, I);
+    }
+    return turned;
+}
+
+float *gemm_turned_dx(Tape *t, const Tensor *w, float *dx, int64_t m) {
+    if (!weight_is_turned(w)) return dx;
+    return arena_push_zero(t->step, (size_t)(m * tensor_cols(w)) * sizeof *dx);
+}
+
+void gemm_turned_add(const Tensor *w, float *gathered, float *dx, int64_t m) {
+    int64_t I = tensor_cols(w);
+    if (gathered == dx) return;
+#pragma omp parallel for schedule(static) if (m * I > ROUND_CHUNK)
+    for (int64_t i = 0; i < m; i += TURN_ROWS) {
+        int64_t some = min64(TURN_ROWS, m - i);
+        turn_rows_back(gathered + i * I, some, I, I);
+        row_add_scaled(dx + i * I, gathered + i * I, 1, some * I);
+    }
+}
+
 static const char *weight_at(const Tensor *w, int64_t row, int64_t col) {
     return (const char *)w->data + dtype_bytes(w->dtype, row * tensor_cols(w) + col);
 }
@@ -197,7 +238,7 @@ GemmPanel gemm_open(const Tensor *w, Compute compute, int64_t r0, int64_t r1, in
         if (o->open)
             o->open(weight_at(w, r, c0), row, n);
         else {
-            dtype_info[w->dtype].to_f32(weight_at(w, r, c0), row, n);
+            weight_open(w, r, c0, n, row);
             if (compute == COMPUTE_BF16) open_f32_rounded(row, row, n);
         }
     }
@@ -259,6 +300,7 @@ void gemm_times_weight_t(Tape *t, const float *x, int64_t m, const Tensor *w, fl
     size_t mark = arena_mark(t->step);
     int64_t rows = gemm_needs_scratch(w, t->compute) ? min64(O, WEIGHT_ROWS) : O;
     float *scratch = weight_scratch(t, w, rows);
+    x = gemm_turned(t, w, x, m);
     for (int64_t r = 0; r < O; r += rows) {
         int64_t some = min64(rows, O - r);
         GemmPanel p = open_together(w, t->compute, r, r + some, scratch);
@@ -271,11 +313,12 @@ void gemm_times_weight(Tape *t, const float *dy, int64_t m, const Tensor *w, flo
     int64_t O = tensor_rows(w), I = tensor_cols(w);
     size_t mark = arena_mark(t->step);
     int64_t rows = gemm_needs_scratch(w, t->compute) ? min64(O, WEIGHT_ROWS) : O;
-    float *scratch = weight_scratch(t, w, rows);
+    float *scratch = weight_scratch(t, w, rows), *out = gemm_turned_dx(t, w, dx, m);
     for (int64_t r = 0; r < O; r += rows) {
         int64_t some = min64(rows, O - r);
         GemmPanel p = open_together(w, t->compute, r, r + some, scratch);
-        gemm(false, false, m, I, some, 1, dy + r, O, p.p, p.ld, 1, dx, I);
+        gemm(false, false, m, I, some, 1, dy + r, O, p.p, p.ld, 1, out, I);
     }
+    gemm_turned_add(w, out, dx, m);
     arena_release(t->step, mark);
 }

@@ -28,6 +28,17 @@ static inline const float *gemm_operand_of(Tape *t, const Tensor *x) {
 size_t gemm_operand_bytes(const Tape *t, int64_t n);
 size_t gemm_weight_bytes(const Tape *t, const Tensor *w);
 
+/* Weights of turned formats (turn.h) are opened as they are stored: x must be turned, and dx turned
+ * back. gemm_times_weight_t and gemm_times_weight do that themselves.
+ * gemm_turned: x (m,I) as such a w's operand: a turned copy from t->step, or x itself. */
+const float *gemm_turned(Tape *t, const Tensor *w, const float *x, int64_t m);
+/* Where dx (m,I) += dy w is to be gathered: zeros from t->step, or dx itself; and then: what was
+ * gathered is turned back and added to dx. */
+float *gemm_turned_dx(Tape *t, const Tensor *w, float *dx, int64_t m);
+void gemm_turned_add(const Tensor *w, float *gathered, float *dx, int64_t m);
+/* Bytes of t->step that either takes. */
+size_t gemm_turned_bytes(const Tensor *w, int64_t m);
+
 /* A piece of a weight as float32: rows lie ld values apart. */
 typedef struct GemmPanel {
     const float *p;
@@ -37,7 +48,7 @@ typedef struct GemmPanel {
 bool gemm_needs_scratch(const Tensor *w, Compute compute);
 /* Rows [r0,r1) and columns [c0,c1) of w (leading dims taken together) as an operand under compute:
  * opened to float32 and, in bf16, rounded. scratch holds (r1-r0)*(c1-c0) values, or is NULL where
- * none is needed. Columns must cut whole blocks of w's format. Serial. */
+ * none is needed. c0: a multiple of BLOCK_COLS where w is packed. Serial. */
 GemmPanel gemm_open(const Tensor *w, Compute compute, int64_t r0, int64_t r1, int64_t c0,
                     int64_t c1, float *scratch);
 

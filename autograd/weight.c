@@ -104,3 +104,19 @@ void weight_pack_flat(const float *values, int64_t numel, void *dst, double *err
         add_errors(values + at, opened, k, error_sum, value_sum);
     }
 }
+
+void weight_pack_all(DType d, float *values, int n_dim, const int64_t *dim, void *dst) {
+    int64_t numel = product(n_dim, dim);
+    double error = 0, value = 0;
+    if (d == DT_nf4_flat) {
+        weight_pack_flat(values, numel, dst, &error, &value);
+    } else if (!dtype_is_packed(d)) {
+        dtype_info[d].from_f32(values, dst, numel);
+    } else {
+        int64_t rows = dim[n_dim - 2], cols = dim[n_dim - 1], matrix = rows * cols;
+        for (int64_t e = 0; e < numel / matrix; e++) {
+            char *at = (char *)dst + e * panel_count(rows) * panel_bytes(d, cols);
+            weight_pack(d, values + e * matrix, rows, cols, at, &error, &value);
+        }
+    }
+}

@@ -29,6 +29,9 @@ DType weight_format_of(const char *word, DType source, int64_t cols);
  * what was lost and of the rows are added (for the report). Serial; packed formats only. */
 void weight_pack(DType d, float *rows, int64_t n, int64_t cols, void *dst, double *error_sum,
                  double *value_sum);
+/* A whole tensor in one go, in any format; values are used up as scratch. Serial: for small ones.
+ */
+void weight_pack_all(DType d, float *values, int n_dim, const int64_t *dim, void *dst);
 /* The whole tensor (numel values) in one go for DT_nf4_flat. */
 void weight_pack_flat(const float *values, int64_t numel, void *dst, double *error_sum,
                       double *value_sum);

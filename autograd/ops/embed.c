@@ -2,6 +2,7 @@
  * The rows of one token may occur many times. They are added in token order, and threads share
  * the columns, not the tokens: no two write to one place. */
 #include "../rows.h"
+#include "../weight.h"
 #include "sample.h"
 
 typedef struct Attr {
@@ -19,11 +20,10 @@ static int32_t id_at(const Node *n, int64_t t) {
 static void fwd(Tape *t, Node *n) {
     (void)t;
     const Tensor *w = n->in[0];
-    const char *bytes = w->data;
-    int64_t T = tensor_numel(n->in[1]), D = w->dim[1], row = dtype_bytes(w->dtype, D);
+    int64_t T = tensor_numel(n->in[1]), D = w->dim[1];
     FOR_ROWS(i, T, D) {
         float *y = f32(n->out[0]) + i * D;
-        dtype_info[w->dtype].to_f32(bytes + id_at(n, i) * row, y, D);
+        weight_row(w, id_at(n, i), y);
         for (int64_t j = 0; j < D; j++) y[j] *= ATTR(n, Attr)->s;
     }
 }
@@ -50,13 +50,13 @@ static void bwd(Tape *t, Node *n) {
 /* Ids repeat. The pad row is there but not read: what backward leaves out on purpose, differences
  * would find. */
 static OpCase sample(Tape *t, Rng *rng, int i) {
-    static const int64_t tokens[] = {6, 9, 80, 5, 5}, width[] = {5, 8, 300, 8, 8};
-    static const int pad[] = {-1, 4, -1, -1, -1};
-    static const DType type[] = {DT_f32, DT_f32, DT_f32, DT_bf16, DT_f16};
+    static const int64_t tokens[] = {6, 9, 80, 5, 5, 5, 5}, width[] = {5, 8, 300, 8, 8, 70, 24};
+    static const int pad[] = {-1, 4, -1, -1, -1, -1, -1};
+    static const DType type[] = {DT_f32, DT_f32, DT_f32, DT_bf16, DT_f16, DT_int8, DT_tq4};
     Tensor *w = sample_2d(t, rng, 5, width[i]);
     w = sample_stored(t, w, type[i]);
     Tensor *ids = sample_ints(t, rng, tokens[i], 4);
-    return (OpCase){embed(t, w, ids, i ? 7.25f : 1, pad[i]), i == 4};
+    return (OpCase){embed(t, w, ids, i ? 7.25f : 1, pad[i]), i + 1 == (int)COUNT_OF(type)};
 }
 
 const Op op_embed = {

@@ -19,6 +19,7 @@ typedef struct Work {
     const Tensor *w, *a, *b;
     const int32_t *off;
     const float *x, *lx, *ao, *bo, *dy; /* operands */
+    float *dx;                          /* NULL: x has no gradient */
     float *scratch;                     /* per thread: one opened panel */
     int64_t scratch_n;
     Compute compute;
@@ -80,10 +81,10 @@ static void fwd_panel(const Work *k, int64_t e, int64_t o0, const float *h, floa
 static void fwd(Tape *t, Node *n) {
     size_t mark = arena_mark(t->step);
     Work k = work_of(t, n, PANEL * tensor_cols(n->in[X]));
-    k.x = gemm_operand_of(t, n->in[X]);
-    const float *h = NULL;
+    const float *x = gemm_operand_of(t, n->in[X]), *h = NULL;
+    k.x = gemm_turned(t, k.w, x, k.T);
     if (k.R) {
-        k.lx = n->in[LX] == n->in[X] ? k.x : gemm_operand_of(t, n->in[LX]);
+        k.lx = n->in[LX] == n->in[X] ? x : gemm_operand_of(t, n->in[LX]);
 #pragma omp parallel for schedule(dynamic)
         for (int64_t e = 0; e < k.E; e++) {
             int64_t r = k.off[e], rows = k.off[e + 1] - r;
@@ -117,10 +118,10 @@ static void bwd_lora(const Work *k, const Node *n, int64_t e, const float *h, fl
 /* Columns i0..i1 of dx_e, dl.x_e and da_e. x and l.x may be one tensor: one task adds both. */
 static void bwd_x_panel(const Work *k, const Node *n, int64_t e, int64_t i0, const float *g) {
     int64_t r = k->off[e], rows = k->off[e + 1] - r, i1 = min64(i0 + PANEL, k->I), R = k->R;
-    if (n->in[X]->wants_grad) {
+    if (k->dx) {
         GemmPanel p = gemm_open(k->w, k->compute, e * k->O, (e + 1) * k->O, i0, i1, my_scratch(k));
         gemm_serial(false, false, rows, i1 - i0, k->O, 1, k->dy + r * k->O, k->O, p.p, p.ld, 1,
-                    f32(n->in[X]->grad) + r * k->I + i0, k->I);
+                    k->dx + r * k->I + i0, k->I);
     }
     if (R && n->in[LX]->wants_grad) {
         gemm_serial(false, false, rows, i1 - i0, R, 1, g + r * R, R, k->ao + e * R * k->I + i0,
@@ -154,6 +155,7 @@ static void bwd(Tape *t, Node *n) {
         }
         g = f32(gt);
     }
+    if (n->in[X]->wants_grad) k.dx = gemm_turned_dx(t, k.w, f32(n->in[X]->grad), k.T);
     const float *go = g ? gemm_operand(t, g, k.T * k.R) : NULL;
 #pragma omp parallel for schedule(dynamic) collapse(2)
     for (int64_t e = 0; e < k.E; e++) {
@@ -161,6 +163,7 @@ static void bwd(Tape *t, Node *n) {
             if (k.off[e] < k.off[e + 1]) bwd_x_panel(&k, n, e, p * PANEL, go);
         }
     }
+    if (k.dx) gemm_turned_add(k.w, k.dx, f32(n->in[X]->grad), k.T);
     if (n->in[W]->wants_grad) {
         k.x = gemm_operand_of(t, n->in[X]);
 #pragma omp parallel for schedule(dynamic) collapse(2)
@@ -178,6 +181,7 @@ static size_t scratch(const Tape *t, const Node *n, bool back) {
     const Tensor *w = n->in[W], *a = n->in[A];
     int64_t T = tensor_rows(n->in[X]), O = w->dim[1], I = w->dim[2], R = a ? a->dim[1] : 0;
     size_t bytes = gemm_operand_bytes(t, T * I);
+    bytes += gemm_turned_bytes(w, T);
     if (gemm_needs_scratch(w, t->compute))
         bytes +=
             (size_t)(PANEL * (back ? O : I) * omp_get_max_threads()) * sizeof(float) + ARENA_ALIGN;
@@ -203,6 +207,11 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
         {6, 3, 2, {0, 5, 11, 11}, DT_f32, false, false}, /* LoRA on the same x */
         {5, 4, 3, {0, 0, 6, 12}, DT_bf16, false, true},  /* an x of its own, stored in bf16 */
         {70, 3, 1, {0, 1, 4, 5}, DT_f16, false, false},  /* few rows: w is read as stored */
+        {64, 35, 2, {0, 5, 5, 9}, DT_nf4, false, false}, /* whole blocks; a panel and a bit */
+        {528, 5, 1, {0, 2, 3, 6}, DT_tq4, false, false}, /* turned; more than one panel of dx */
+        {64, 3, 0, {0, 2, 2, 4}, DT_tq4_b64, false, false},
+        {40, 3, 1, {0, 1, 2, 4}, DT_int4_g32, false, true},
+        {37, 5, 0, {0, 3, 4, 4}, DT_nf4_flat, false, false},
         {3, 520, 1, {0, 5, 5, 6}, DT_f32, false, false}, /* more than one panel */
     };
     int64_t I = cases[i].I, O = cases[i].O, R = cases[i].R, T = cases[i].off[EXPERTS];

@@ -127,6 +127,7 @@ static size_t scratch(const Tape *t, const Node *n, bool back) {
     if (back) return 0;
     size_t bytes = (size_t)T * sizeof(int32_t) + (size_t)(step * (2 * D + V)) * sizeof(float);
     bytes += (size_t)step * sizeof(double) + 5 * ARENA_ALIGN + gemm_weight_bytes(t, n->in[W]);
+    bytes += gemm_turned_bytes(n->in[W], step);
     return bytes + gemm_operand_bytes(t, step * D) + gemm_operand_bytes(t, step * V);
 }
 
@@ -178,6 +179,7 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
     } cases[] = {
         {6, 7, 5, 0, DT_f32, true, 2},    {7, 9, 4, 1.5f, DT_f32, true, 1},
         {6, 40, 3, 2, DT_bf16, false, 1}, {5, 6, 8, 0, DT_f16, false, 2},
+        {6, 70, 64, 2, DT_nf4, false, 1}, {7, 5, 136, 0, DT_tq4, false, 2},
         {300, 3, 2, 1, DT_f32, true, 1}, /* two chunks */
         {4, 5, 3, 0, DT_f32, true, 0},
     };
@@ -193,8 +195,12 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
     return (OpCase){head_loss(t, h, w, labels, cases[i].cap, 0.25f), i + 1 == (int)COUNT_OF(cases)};
 }
 
-const Op op_head_loss = {
-    "head_loss", {fwd, CUDA(head_loss_fwd_cuda)}, {bwd, CUDA(head_loss_bwd_cuda)}, sample, scratch, 0};
+const Op op_head_loss = {"head_loss",
+                         {fwd, CUDA(head_loss_fwd_cuda)},
+                         {bwd, CUDA(head_loss_bwd_cuda)},
+                         sample,
+                         scratch,
+                         0};
 
 Tensor *head_loss(Tape *t, Tensor *h, Tensor *w, Tensor *labels, float cap, float s) {
     CHECK(h->n_dim == 2 && w->n_dim == 2 && tensor_cols(h) == tensor_cols(w),

@@ -63,6 +63,7 @@ static size_t scratch(const Tape *t, const Node *n, bool back) {
     int64_t T = tensor_rows(n->in[X]), I = tensor_cols(n->in[X]), O = n->in[W]->dim[0];
     int64_t R = rank_of(n);
     size_t bytes = gemm_weight_bytes(t, n->in[W]) + gemm_operand_bytes(t, T * I);
+    bytes += gemm_turned_bytes(n->in[W], T);
     if (back) bytes += gemm_operand_bytes(t, T * O);
     if (!R) return bytes;
     bytes +=
@@ -85,6 +86,14 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
         {6, 4, 5, 3, DT_bf16, false, true}, /* an x of its own (dropout), stored in bf16 */
         {7, 9, 4, 1, DT_f16, false, false},
         {2, 70, 3, 2, DT_bf16, false, false}, /* few rows: w is read as stored */
+        {5, 64, 33, 2, DT_nf4, false, false}, /* whole blocks, a panel and a bit */
+        {6, 72, 9, 2, DT_tq4, false, false},  /* turned; half a block */
+        {2, 192, 5, 0, DT_tq4_b64, false, false},
+        {3, 96, 4, 1, DT_int4_g32, false, true},
+        {3, 40, 4, 0, DT_mxfp4, false, false},
+        {4, 130, 3, 0, DT_int8, false, false},
+        {4, 64, 3, 0, DT_nf4_bf16, false, false},
+        {5, 37, 7, 1, DT_nf4_flat, false, false},
         {3, 66, 2, 0, DT_f32, true, false},
     };
     int64_t T = cases[i].T, I = cases[i].I, O = cases[i].O, R = cases[i].R;

@@ -2,6 +2,7 @@
 #ifndef OPS_SAMPLE_H
 #define OPS_SAMPLE_H
 #include "../tape.h"
+#include "../weight.h"
 
 /* (rows, cols) of normal numbers that want a gradient; sample_1d: (n). */
 static inline Tensor *sample_fill(Tensor *x, Rng *rng) {
@@ -20,7 +21,7 @@ static inline Tensor *sample_2d(Tape *t, Rng *rng, int64_t rows, int64_t cols) {
 static inline Tensor *sample_stored(Tape *t, Tensor *w, DType dtype) {
     if (dtype == DT_f32) return w;
     Tensor *stored = tensor_new(t->step, dtype, w->n_dim, w->dim);
-    dtype_info[dtype].from_f32(f32(w), stored->data, tensor_numel(w));
+    weight_pack_all(dtype, f32(w), w->n_dim, w->dim, stored->data);
     return stored;
 }
 
