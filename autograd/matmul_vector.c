@@ -1,98 +1,335 @@
-/* matmul_vector.c - the products of matmul_kernels.h in plain C. */
+/* matmul_vector.c - the products of matmul_kernels.h with the machine's vectors: AVX-512, AVX2 or
+ * four floats at a time (cpu.h says which). The loops over pieces are here, and the formats; what
+ * runs over a piece is in matmul_vector.h, compiled once for each.
+ *
+ * Weights are opened into scratch that stays in the second cache: 32 rows by FORWARD_COLS columns
+ * forward, BACKWARD_ROWS rows by 64 columns backward, once for all tokens. Tokens go forward by
+ * sixteens, the lanes of the vectors; what is left over, if few, goes with vectors along the
+ * columns instead, so that one token costs no more than reading the weight. */
+#include "cpu.h"
 #include "matmul_kernels.h"
+#include "quant/codebook.h"
+#include "quant/line.h"
+#include "simd.h"
 #include "weight.h"
 
-enum { CHUNK = 256 }; /* of the inner side */
-typedef struct Scratch {
-    float w[PANEL_ROWS * CHUNK], x[TILE_TOKENS * CHUNK];
-} Scratch;
+enum {
+    FORWARD_COLS = 512,
+    FORWARD_LD = FORWARD_COLS + 16, /* rows must not meet in one set of the cache */
+    BACKWARD_ROWS = 128,
+    BLOCK_TOKENS = 48, /* that are spread at a time */
+    C_LD = BLOCK_TOKENS,
+    FEW_MOST = 10, /* tokens short of a sixteen */
+    FEW_LD = FEW_MOST * 16
+};
 
-static void round_row(float *x, int64_t n) {
-    for (int64_t i = 0; i < n; i++) x[i] = bf16_to_f32(f32_to_bf16(x[i]));
+/* n: columns of a chunk or rows of one; the sizes of the operands are as in the functions. */
+typedef struct Kernels {
+    int token_tiles; /* that token_rows takes at a time */
+    int few_lanes;   /* of a sum of few_rows */
+    void (*round_row)(const float *from, int64_t n, float *to);
+    void (*widen)(const uint16_t *from, int64_t n, float *to);
+    void (*open_lines)(const char *lines, const float *value, const float *scale, float *dst,
+                       int64_t ld); /* NULL: row by row */
+    void (*open_int8)(const int8_t *q, const float *scale, float *dst, int64_t ld);
+    void (*spread_tile)(const char *tile, int64_t n, float *x, int64_t ld);
+    void (*token_rows)(int n, int tiles, const float *w, const float *x, int64_t k, float *c);
+    void (*few_rows)(int n, int tokens, const float *w, const float *x, int64_t k, float *sum);
+    void (*back_rows)(int n, const float *dy, const float *w, int64_t k, float *dx, int64_t ld);
+} Kernels;
+
+#define VEC 4
+#include "matmul_vector.h"
+#undef VEC
+#ifdef __x86_64__
+#define VEC 8
+#include "matmul_vector.h"
+#undef VEC
+#define VEC 16
+#include "matmul_vector.h"
+#undef VEC
+#endif
+
+static const Kernels *kernels(void) {
+#ifdef __x86_64__
+    Isa isa = cpu_isa();
+    return isa >= ISA_AVX512 ? &kernels_16 : isa == ISA_AVX2 ? &kernels_8 : &kernels_4;
+#else
+    return &kernels_4;
+#endif
 }
-static int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* c[t][r] (+)= x[t] . w[r] for the tokens of one tile and columns [at, at + k) of x; w: k long. */
-static void tile_times(const Packed *x, int64_t token_tile, int64_t at, int64_t k, const float *w,
-                       float *xs, const ForwardTask *f, bool add) {
-    for (int64_t tile = 0; tile * TILE_COLS < k; tile++) {
-        const uint16_t *p = (const uint16_t *)packed_tile(x, token_tile, at / TILE_COLS + tile);
-        for (int r = 0; r < 16; r++) {
-            for (int t = 0; t < TILE_TOKENS * 2; t++) {
-                xs[t / 2 * CHUNK + tile * TILE_COLS + pair_column(r) + t % 2] =
-                    bf16_to_f32(p[r * TILE_TOKENS * 2 + t]);
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* ---- opening the weight --------------------------------------------------------------------- */
+
+/* Where the scales of a block stand. */
+typedef enum Scales { NO_SCALES, TAIL_F32, ROW_F32, ROW_BF16, HALF_BF16, HALF_E8M0 } Scales;
+
+static const float INT4_VALUE[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
+/* The packed formats: what a code of a line stands for (NULL: int8), and the scales. */
+static const struct {
+    const float *value;
+    Scales scales;
+} packed_as[DT_COUNT] = {
+    [DT_int8] = {NULL, TAIL_F32},          [DT_nf4] = {NF4_VALUE, ROW_F32},
+    [DT_nf4_bf16] = {NF4_VALUE, ROW_BF16}, [DT_tq4] = {TQ4_VALUE, TAIL_F32},
+    [DT_tq4_b64] = {TQ4_VALUE, ROW_BF16},  [DT_int4_g32] = {INT4_VALUE, HALF_BF16},
+    [DT_mxfp4] = {E2M1_VALUE, HALF_E8M0},
+};
+
+static float row_scale(Scales s, const void *at, int i) {
+    float f;
+    uint16_t h;
+    if (s == HALF_E8M0) {
+        uint32_t e = ((const uint8_t *)at)[i];
+        return bits_to_f32(e ? e << 23 : 0x00400000); /* 2^-127 is below the normal range */
+    }
+    if (s == TAIL_F32 || s == ROW_F32) {
+        memcpy(&f, (const char *)at + i * 4, sizeof f);
+        return f;
+    }
+    memcpy(&h, (const char *)at + i * 2, sizeof h);
+    return bf16_to_f32(h);
+}
+
+/* One block of a packed panel: 32 rows of 64 values. */
+static void open_block(const Kernels *k, const Tensor *w, const char *panel, int64_t block,
+                       float *dst, int64_t ld) {
+    float scale[PANEL_ROWS * 2];
+    const PackedFormat *p = dtype_info[w->dtype].packed;
+    Scales s = packed_as[w->dtype].scales;
+    const char *at = panel + block * p->block_bytes, *scales = at + LINES * LINE_BYTES;
+    if (s == TAIL_F32) scales = panel + panel_bytes(w->dtype, tensor_cols(w)) - p->tail_bytes;
+    if (!packed_as[w->dtype].value) {
+        for (int r = 0; r < PANEL_ROWS; r++) scale[r] = row_scale(s, scales, r);
+        k->open_int8((const int8_t *)at, scale, dst, ld);
+        return;
+    }
+    bool halves = s == HALF_BF16 || s == HALF_E8M0;
+    for (int i = 0; i < PANEL_ROWS * 2; i++) scale[i] = row_scale(s, scales, halves ? i : i / 2);
+    k->open_lines(at, packed_as[w->dtype].value, scale, dst, ld);
+}
+
+/* Columns [from, from + n) of one row; zeros up to `width`. */
+static void open_row(const Kernels *k, const Tensor *w, int64_t row, int64_t from, int64_t n,
+                     int64_t width, float *dst) {
+    int64_t at = row * tensor_cols(w) + from;
+    if (w->dtype == DT_f32) {
+        k->round_row(f32(w) + at, n, dst);
+    } else if (w->dtype == DT_bf16) {
+        k->widen((const uint16_t *)w->data + at, n, dst);
+    } else {
+        weight_open(w, row, from, n, dst);
+        k->round_row(dst, n, dst);
+    }
+    for (int64_t i = n; i < width; i++) dst[i] = 0;
+}
+
+/* Columns [from, from + cols) of n <= 32 rows of one panel, ld apart; zeros (or, in packed formats,
+ * what pads their blocks) up to whole blocks. */
+static void open_piece(const Kernels *k, const Tensor *w, int64_t row, int n, const void *panel,
+                       int64_t from, int64_t cols, float *dst, int64_t ld) {
+    int64_t blocks = (cols + BLOCK_COLS - 1) / BLOCK_COLS;
+    bool whole = packed_as[w->dtype].scales != NO_SCALES && k->open_lines;
+    for (int64_t b = 0; whole && b < blocks; b++) {
+        open_block(k, w, panel, from / BLOCK_COLS + b, dst + b * BLOCK_COLS, ld);
+    }
+    for (int r = 0; !whole && r < n; r++) {
+        open_row(k, w, row + r, from, cols, blocks * BLOCK_COLS, dst + r * ld);
+    }
+}
+
+/* ---- forward -------------------------------------------------------------------------------- */
+
+typedef struct ForwardScratch {
+    float w[PANEL_ROWS * FORWARD_LD], x[FORWARD_COLS * BLOCK_TOKENS], c[PANEL_ROWS * C_LD];
+    float few_x[(FEW_MOST + 3) * FORWARD_LD], few_sum[PANEL_ROWS * FEW_LD];
+} ForwardScratch;
+
+/* y[token][r] (+)= c[r][token]. */
+static void put_tokens(int n, int64_t tokens, const float *c, float *y, int64_t ldy, bool add) {
+    for (int64_t t = 0; t < tokens; t += 4) {
+        for (int r = 0; r < n; r += 4) {
+            Quad from[4], to[4];
+            for (int i = 0; i < 4; i++) memcpy(&from[i], c + (r + i) * C_LD + t, sizeof(Quad));
+            quad_transpose(from, to);
+            size_t bytes = (size_t)least(4, n - r) * sizeof *y;
+            for (int i = 0; i < least(4, tokens - t); i++) {
+                Quad old = {0};
+                float *at = y + (t + i) * ldy + r;
+                if (add) memcpy(&old, at, bytes);
+                to[i] += old;
+                memcpy(at, &to[i], bytes);
             }
         }
     }
-    for (int64_t t = 0; t < min_of(TILE_TOKENS, x->m - token_tile * TILE_TOKENS); t++) {
-        float *y = f->y + (token_tile * TILE_TOKENS + t) * f->ldy;
-        for (int r = 0; r < f->n; r++) {
-            float sum = 0;
-            for (int64_t i = 0; i < k; i++) sum += xs[t * CHUNK + i] * w[r * CHUNK + i];
-            y[r] = add ? y[r] + sum : sum;
+}
+
+/* Four tokens from quad on: n tiles of one token tile become x[token][column]. */
+static void spread_few(const char *tile, int64_t n, int quad, float *x) {
+    for (; n > 0; n--, tile += TILE_BYTES, x += TILE_COLS) {
+        for (int lane = 0; lane < 4; lane++) {
+            Quad from[4], to[4];
+            for (int i = 0; i < 4; i++)
+                memcpy(&from[i], tile + (lane * 4 + i) * 64 + quad * 16, sizeof(Quad));
+            quad_transpose(from, to);
+            for (int t = 0; t < 4; t++) {
+                QuadBits even = (QuadBits)to[t] << 16, odd = (QuadBits)to[t] & 0xffff0000u;
+                QuadBits low = __builtin_shufflevector(even, odd, 0, 4, 1, 5);
+                QuadBits high = __builtin_shufflevector(even, odd, 2, 6, 3, 7);
+                memcpy(x + t * FORWARD_LD + lane * 4, &low, sizeof low);
+                memcpy(x + t * FORWARD_LD + 16 + lane * 4, &high, sizeof high);
+            }
         }
     }
+}
+
+/* y[token][r] = the lanes of a sum taken together. */
+static void put_few(int n, int64_t tokens, int lanes, const float *sum, float *y, int64_t ldy) {
+    for (int64_t t = 0; t < tokens; t++) {
+        for (int r = 0; r < n; r += 4) {
+            Quad from[4], to[4];
+            for (int i = 0; i < 4; i++) {
+                from[i] = (Quad){0};
+                for (int lane = 0; lane < lanes; lane += 4) {
+                    Quad part;
+                    memcpy(&part, sum + (r + i) * FEW_LD + t * lanes + lane, sizeof part);
+                    from[i] += part;
+                }
+            }
+            quad_transpose(from, to);
+            to[0] = (to[0] + to[1]) + (to[2] + to[3]);
+            memcpy(y + t * ldy + r, &to[0], (size_t)least(4, n - r) * sizeof *y);
+        }
+    }
+}
+
+/* What s->w holds, n_k tiles of columns from tile k on, meets all tokens. */
+static void meet_tokens(const Kernels *k, const ForwardTask *f, ForwardScratch *s, int64_t tile,
+                        int64_t n_k, int64_t tiles, int few, bool add) {
+    int64_t cols = n_k * TILE_COLS;
+    for (int64_t t = 0, some; t < tiles; t += some) {
+        some = least(k->token_tiles, tiles - t);
+        int64_t token = t * TILE_TOKENS, tokens = some * TILE_TOKENS;
+        for (int64_t i = 0; i < some; i++) {
+            k->spread_tile(packed_tile(f->x, t + i, tile), n_k, s->x + i * TILE_TOKENS, tokens);
+        }
+        k->token_rows(f->n, (int)some, s->w, s->x, cols, s->c);
+        put_tokens(f->n, least(tokens, f->x->m - token), s->c, f->y + token * f->ldy, f->ldy, add);
+    }
+    for (int t = 0; t < few; t += 4) {
+        spread_few(packed_tile(f->x, tiles, tile), n_k, t / 4, s->few_x + t * FORWARD_LD);
+    }
+    if (few) k->few_rows(f->n, few, s->w, s->few_x, cols, s->few_sum);
 }
 
 static void forward(const ForwardTask *f, void *scratch) {
-    Scratch *s = scratch;
-    int64_t K = tensor_cols(f->w), lora = (f->x->n_k - f->x->n_lora) * TILE_COLS;
-    for (int64_t at = 0; at < K; at += CHUNK) {
-        int64_t k = min_of(CHUNK, K - at);
-        for (int r = 0; r < f->n; r++) {
-            weight_open(f->w, f->row + r, at, k, s->w + r * CHUNK);
-            round_row(s->w + r * CHUNK, k);
-        }
-        for (int64_t t = 0; t * TILE_TOKENS < f->x->m; t++) {
-            tile_times(f->x, t, at, k, s->w, s->x, f, at > 0);
-        }
+    const Kernels *k = kernels();
+    ForwardScratch *s = scratch;
+    int64_t cols = tensor_cols(f->w), lora = f->x->n_k - f->x->n_lora;
+    int64_t tiles = f->x->m / TILE_TOKENS;
+    int few = (int)(f->x->m % TILE_TOKENS);
+    if (few > FEW_MOST) tiles++, few = 0;
+    if (f->n < PANEL_ROWS) { /* blocks of rows run over the last one */
+        memset(s->w + f->n * FORWARD_LD, 0, (size_t)((PANEL_ROWS - f->n) * FORWARD_LD) * 4);
     }
-    for (int64_t at = 0; f->b && at < f->R; at += CHUNK) {
-        int64_t k = min_of(CHUNK, f->R - at);
-        for (int r = 0; r < f->n; r++) {
-            memcpy(s->w + r * CHUNK, f->b + r * f->R + at, (size_t)k * 4);
-            round_row(s->w + r * CHUNK, k);
+    if (few) memset(s->few_sum, 0, sizeof s->few_sum);
+    for (int64_t from = 0; from < cols; from += FORWARD_COLS) {
+        int64_t n = least(FORWARD_COLS, cols - from);
+        open_piece(k, f->w, f->row, f->n, f->panel, from, n, s->w, FORWARD_LD);
+        meet_tokens(k, f, s, from / TILE_COLS, (n + TILE_COLS - 1) / TILE_COLS, tiles, few,
+                    from > 0);
+    }
+    Tensor b = {.dtype = DT_f32, .n_dim = 2, .dim = {f->n, f->R}, .data = (float *)f->b};
+    for (int64_t from = 0; f->b && from < f->R; from += FORWARD_COLS) {
+        int64_t n = least(FORWARD_COLS, f->R - from);
+        open_piece(k, &b, 0, f->n, NULL, from, n, s->w, FORWARD_LD);
+        meet_tokens(k, f, s, lora + from / TILE_COLS, (n + TILE_COLS - 1) / TILE_COLS, tiles, few,
+                    true);
+    }
+    float *y = f->y + tiles * TILE_TOKENS * f->ldy;
+    if (few) put_few(f->n, few, k->few_lanes, s->few_sum, y, f->ldy);
+}
+
+/* ---- backward ------------------------------------------------------------------------------- */
+
+typedef struct BackwardScratch {
+    float w[BACKWARD_ROWS * BLOCK_COLS], dy[BLOCK_TOKENS * BACKWARD_ROWS];
+    float dx[BLOCK_TOKENS * BLOCK_COLS];
+} BackwardScratch;
+
+/* What s->w holds, k rows of w that meet the columns of dy from tile on, meets all tokens. */
+static void meet_rows(const Kernels *k, const BackwardTask *b, BackwardScratch *s, int64_t tile,
+                      int64_t rows, bool add) {
+    bool ragged = b->n < BLOCK_COLS;
+    for (int64_t t = 0, some; t < b->dy->m; t += some) {
+        some = least(BLOCK_TOKENS, b->dy->m - t);
+        float *dx = b->dx + t * b->lddx, *to = ragged ? s->dx : dx;
+        int64_t ld = ragged ? BLOCK_COLS : b->lddx;
+        for (int64_t i = 0; i < some; i++) {
+            for (int64_t at = 0; at < rows; at += TILE_COLS) {
+                const char *from = packed_tile(b->dy, (t + i) / TILE_TOKENS, tile + at / TILE_COLS);
+                k->widen((const uint16_t *)(const void *)(from + (t + i) % TILE_TOKENS * 64),
+                         TILE_COLS, s->dy + i * BACKWARD_ROWS + at);
+            }
+            if (!add) memset(to + i * ld, 0, BLOCK_COLS * sizeof *to);
+            if (ragged && add) memcpy(to + i * ld, dx + i * b->lddx, (size_t)b->n * sizeof *to);
         }
-        for (int64_t t = 0; t * TILE_TOKENS < f->x->m; t++) {
-            tile_times(f->x, t, lora + at, k, s->w, s->x, f, true);
+        k->back_rows((int)some, s->dy, s->w, rows, to, ld);
+        for (int64_t i = 0; ragged && i < some; i++) {
+            memcpy(dx + i * b->lddx, to + i * ld, (size_t)b->n * sizeof *to);
         }
     }
 }
 
-/* dx[t] (+)= sum over k of dy[t][at + k] w[k]. */
-static void times_rows(const BackwardTask *b, int64_t at, int64_t k, const float *w, bool add) {
-    for (int64_t t = 0; t < b->dy->m; t++) {
-        float *dx = b->dx + t * b->lddx;
-        if (!add) memset(dx, 0, (size_t)b->n * 4);
-        for (int64_t i = at; i < at + k; i++) {
-            const uint16_t *p =
-                (const uint16_t *)packed_tile(b->dy, t / TILE_TOKENS, i / TILE_COLS);
-            float d = bf16_to_f32(p[t % TILE_TOKENS * TILE_COLS + i % TILE_COLS]);
-            for (int c = 0; c < b->n; c++) dx[c] += d * w[(i - at) * BLOCK_COLS + c];
+static void prefetch_block(const char *block, int bytes) {
+    for (int i = 0; i < bytes; i += 64) __builtin_prefetch(block + i);
+}
+
+/* Rows [from, from + n) of b->w; the block below is asked for while one opens. */
+static void open_rows(const Kernels *k, const BackwardTask *b, int64_t from, int64_t n,
+                      float *dst) {
+    int64_t bytes = b->panel ? panel_bytes(b->w->dtype, tensor_cols(b->w)) : 0;
+    for (int64_t r = 0; r < n; r += PANEL_ROWS) {
+        const char *panel =
+            b->panel ? (const char *)b->panel + (from + r) / PANEL_ROWS * bytes : NULL;
+        if (panel && from + r + PANEL_ROWS < b->rows) {
+            int block = dtype_info[b->w->dtype].packed->block_bytes;
+            prefetch_block(panel + bytes + b->col / BLOCK_COLS * block, block);
         }
+        open_piece(k, b->w, b->row + from + r, (int)least(PANEL_ROWS, n - r), panel, b->col, b->n,
+                   dst + r * BLOCK_COLS, BLOCK_COLS);
     }
 }
 
 static void backward(const BackwardTask *b, void *scratch) {
-    Scratch *s = scratch;
-    int64_t lora = (b->dy->n_k - b->dy->n_lora) * TILE_COLS;
-    for (int64_t at = 0; at < b->rows; at += TILE_COLS) {
-        int64_t k = min_of(TILE_COLS, b->rows - at);
-        for (int64_t i = 0; i < k; i++) {
-            weight_open(b->w, b->row + at + i, b->col, b->n, s->w + i * BLOCK_COLS);
-            round_row(s->w + i * BLOCK_COLS, b->n);
-        }
-        times_rows(b, at, k, s->w, b->add || at > 0);
+    const Kernels *k = kernels();
+    BackwardScratch *s = scratch;
+    for (int64_t from = 0; from < b->rows; from += BACKWARD_ROWS) {
+        int64_t n = least(BACKWARD_ROWS, b->rows - from);
+        open_rows(k, b, from, n, s->w);
+        meet_rows(k, b, s, from / TILE_COLS, n, b->add || from > 0);
     }
-    for (int64_t at = 0; b->a && at < b->R; at += TILE_COLS) {
-        int64_t k = min_of(TILE_COLS, b->R - at);
-        for (int64_t i = 0; i < k; i++) {
-            memcpy(s->w + i * BLOCK_COLS, b->a + (at + i) * b->lda, (size_t)b->n * 4);
-            round_row(s->w + i * BLOCK_COLS, b->n);
+    int64_t lora = b->dy->n_k - b->dy->n_lora;
+    for (int64_t from = 0; b->a && from < b->R; from += BACKWARD_ROWS) {
+        int64_t n = least(BACKWARD_ROWS, b->R - from);
+        for (int64_t r = 0; r < n; r++) {
+            k->round_row(b->a + (from + r) * b->lda, b->n, s->w + r * BLOCK_COLS);
         }
-        times_rows(b, lora + at, k, s->w, true);
+        meet_rows(k, b, s, lora + from / TILE_COLS, n, true);
     }
 }
 
 static void nothing(void) {}
-const MatmulKernels matmul_vector = {nothing, nothing, forward, backward, sizeof(Scratch)};
+
+const MatmulKernels matmul_vector = {
+    .begin = nothing,
+    .end = nothing,
+    .forward = forward,
+    .backward = backward,
+    .scratch_bytes = sizeof(union {
+        ForwardScratch f;
+        BackwardScratch b;
+    }),
+};
