@@ -66,6 +66,13 @@ static inline int64_t dtype_bytes(DType d, int64_t n) {
     return n / dtype_info[d].block_n * dtype_info[d].block_bytes;
 }
 static inline bool dtype_is_packed(DType d) { return dtype_info[d].packed != NULL; }
+/* Plain and not integers; all that a weight may be stored as. d may be DT_COUNT. */
+static inline bool dtype_is_float(DType d) {
+    return d != DT_COUNT && d != DT_i32 && dtype_info[d].to_f32;
+}
+static inline bool dtype_is_weight(DType d) {
+    return dtype_is_float(d) || (d != DT_COUNT && (dtype_is_packed(d) || d == DT_nf4_flat));
+}
 static inline int64_t panel_count(int64_t rows) { return (rows + PANEL_ROWS - 1) / PANEL_ROWS; }
 static inline int64_t panel_bytes(DType d, int64_t cols) {
     const PackedFormat *p = dtype_info[d].packed;

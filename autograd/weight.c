@@ -47,6 +47,24 @@ void weight_row(const Tensor *w, int64_t row, float *dst) {
     if (weight_is_turned(w)) turn_rows_back(dst, 1, cols, cols);
 }
 
+void weight_values(const Tensor *w, int64_t first, int64_t n, float *dst) {
+    int64_t cols = tensor_cols(w), at = 0;
+    if (!dtype_is_packed(w->dtype)) {
+        weight_open(w, 0, first, n, dst);
+        return;
+    }
+    float *part = NULL; /* a row of which only some is asked for */
+    while (at < n) {
+        int64_t row = (first + at) / cols, from = (first + at) % cols;
+        int64_t some = cols - from < n - at ? cols - from : n - at;
+        if (some < cols && !part) part = mem_alloc((size_t)cols * sizeof *part);
+        weight_row(w, row, some < cols ? part : dst + at);
+        if (some < cols) memcpy(dst + at, part + from, (size_t)some * sizeof *dst);
+        at += some;
+    }
+    mem_free(part);
+}
+
 DType weight_format_of(const char *word, DType source, int64_t cols) {
     if (word && !strcmp(word, "nf4")) {
         if (cols % NF4_BLOCK) return DT_nf4_flat;

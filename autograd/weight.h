@@ -15,6 +15,9 @@ bool weight_is_turned(const Tensor *w);
 /* A whole row in its own basis: what the format made of the checkpoint's row. */
 void weight_row(const Tensor *w, int64_t row, float *dst);
 
+/* Values [first, first + n) of the whole tensor, in its own basis. Whole rows are cheapest. */
+void weight_values(const Tensor *w, int64_t first, int64_t n, float *dst);
+
 /* Packed formats: the panel that holds rows [32*panel, ...) of matrix e of a stack (0: no stack).
  */
 const void *weight_panel(const Tensor *w, int64_t e, int64_t panel);

@@ -26,7 +26,8 @@ int safetensors_bits(const char *stored) {
 
 static DType dtype_of(const char *stored) {
     for (int d = 0; d < DT_COUNT; d++)
-        if (!strcmp(stored, dtype_info[d].safetensors)) return (DType)d;
+        if (*dtype_info[d].safetensors && !strcmp(stored, dtype_info[d].safetensors))
+            return (DType)d;
     return DT_COUNT;
 }
 

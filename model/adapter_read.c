@@ -285,7 +285,7 @@ static int check_tensor(const Model *m, const PeftConfig *c, const Plan *plan, c
                        v->n_dim > 1 ? (long)v->dim[1] : 1, plan->learn[i].rank, (long)want[0],
                        n > 1 ? (long)want[1] : 1);
     }
-    if (v->dtype == DT_COUNT || v->dtype == DT_i32)
+    if (!dtype_is_float(v->dtype))
         return err_set(e, "%s: tensor %s is stored as %s; F32, F16 and BF16 can be read", v->file,
                        v->name, v->stored);
     return 0;

@@ -1,11 +1,10 @@
 /* merge.c - see merge.h. Every tensor of the base stays under its own name; what was learned is
  * added in float32 and rounded once. */
 #include "merge.h"
-#include <dirent.h>
-#include <fnmatch.h>
 #include <string.h>
-#include "../data/files.h"
+#include "../autograd/weight.h"
 #include "../data/safetensors.h"
+#include "../data/side_files.h"
 
 /* One row of w + s * (b a): row of expert e, output o. */
 static void add_delta(const Linear *l, int64_t row, int64_t from, int64_t n, float *dst) {
@@ -21,7 +20,7 @@ static void add_delta(const Linear *l, int64_t row, int64_t from, int64_t n, flo
 void site_values(const Site *s, int64_t first, int64_t n, float *dst) {
     const Tensor *w = *s->slot;
     int64_t I = tensor_cols(w);
-    dtype_info[w->dtype].to_f32((const char *)w->data + dtype_bytes(w->dtype, first), dst, n);
+    weight_values(w, first, n, dst);
     if (!s->linear || !s->linear->a) return;
     for (int64_t at = 0; at < n;) {
         int64_t row = (first + at) / I, from = (first + at) % I,
@@ -66,42 +65,6 @@ static bool site_changed(const Site *s) {
     return (*s->slot)->data != s->base->data || (s->linear && s->linear->a);
 }
 
-static bool is_side_file(const char *name) {
-    static const char *const patterns[] = {"generation_config.json",
-                                           "tokenizer.json",
-                                           "tokenizer.model",
-                                           "tokenizer_config.json",
-                                           "special_tokens_map.json",
-                                           "added_tokens.json",
-                                           "vocab.*",
-                                           "merges.txt",
-                                           "chat_template.*",
-                                           "*processor_config.json",
-                                           "LICENSE*",
-                                           "NOTICE*"};
-    for (size_t i = 0; i < COUNT_OF(patterns); i++) {
-        if (!fnmatch(patterns[i], name, 0)) return true;
-    }
-    return false;
-}
-
-int model_copy_side_files(const char *config, const char *to, Err *e) {
-    char *from = files_parent(config), *own = files_join(to, "config.json");
-    int bad = files_copy(config, own, e);
-    DIR *d = bad ? NULL : opendir(from);
-    if (!bad && !d) bad = err_set(e, "cannot read directory %s", from);
-    for (struct dirent *f; !bad && (f = readdir(d));) {
-        char *src = files_join(from, f->d_name), *dst = files_join(to, f->d_name);
-        if (is_side_file(f->d_name) && !files_is_dir(src)) bad = files_copy(src, dst, e);
-        mem_free(src);
-        mem_free(dst);
-    }
-    if (d) closedir(d);
-    mem_free(from);
-    mem_free(own);
-    return bad;
-}
-
 int model_write_merged(const char *dir, Model *m, DType save_dtype, Err *e) {
     int n = weights_count(m->weights);
     SafetensorsEntry *entry = mem_alloc(sizeof *entry * (size_t)n);
@@ -115,6 +78,7 @@ int model_write_merged(const char *dir, Model *m, DType save_dtype, Err *e) {
                                       .n_dim = v->n_dim,
                                       .data = v->data};
         memcpy(entry[i].dim, v->dim, sizeof v->dim);
+        if (s && !dtype_is_float(v->dtype)) entry[i].dtype = DT_bf16; /* packed: no file has it */
         if (s && save_dtype != DT_COUNT) entry[i].dtype = save_dtype;
         src[i] = (Source){s, entry[i].dtype};
         if (s && (site_changed(s) || entry[i].dtype != v->dtype))
@@ -124,8 +88,8 @@ int model_write_merged(const char *dir, Model *m, DType save_dtype, Err *e) {
     mem_free(entry);
     mem_free(src);
     if (bad) return -1;
-    char *config = files_join(m->dir, "config.json");
-    bad = model_copy_side_files(config, dir, e);
-    mem_free(config);
+    SideFiles files;
+    bad = side_files_gather(&files, m->dir, e) || side_files_write(&files, dir, e) ? -1 : 0;
+    side_files_free(&files);
     return bad;
 }

@@ -4,8 +4,12 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include "../autograd/weight.h"
+#include "../data/base_file.h"
 #include "../data/files.h"
 #include "../data/json.h"
+#include "../data/side_files.h"
+#include "bnb.h"
 
 const char *const kind_name[KIND_COUNT] = {"attention", "dense",      "experts",
                                            "router",    "embeddings", "norms"};
@@ -118,8 +122,8 @@ static const json_t *text_config(const json_t *config) {
     return json_is_object(text) ? text : config;
 }
 
+/* m->config is there; path is what sentences call it. */
 static int read_config(Model *m, const char *path, Err *e) {
-    TRY(json_read_file(&m->config, path, e));
     const json_t *c = text_config(m->config);
     for (size_t i = 0; i < COUNT_OF(families) && !m->family; i++) {
         if (families[i]->knows(c)) m->family = families[i];
@@ -164,11 +168,19 @@ static int check_view(const Model *m, const Site *s, const WeightView *v, Err *e
         buf_free(&b);
         return -1;
     }
-    if (v->dtype != DT_f32 && v->dtype != DT_bf16 && v->dtype != DT_f16) {
+    if (!dtype_is_weight(v->dtype) || (dtype_is_packed(v->dtype) && n < 2)) {
         return err_set(e, "%s: tensor %s is stored as %s; F32, F16 and BF16 can be read", v->file,
                        v->name, v->stored);
     }
     return 0;
+}
+
+/* Where the weight lies as the kernels read it. */
+static const void *stored_data(Model *m, const WeightView *v) {
+    if (!v->bnb) return v->data;
+    void *own = arena_push(&m->keep, (size_t)weight_bytes(v->dtype, v->n_dim, v->dim));
+    bnb_repack(v, own);
+    return own;
 }
 
 static int bind_site(Model *m, Site *s, Err *e) {
@@ -178,11 +190,11 @@ static int bind_site(Model *m, Site *s, Err *e) {
     v->read = true;
     int64_t dim[3];
     int n = site_dims(m, s, dim);
-    s->base = tensor_over(&m->keep, v->dtype, n, dim, v->data);
+    s->base = tensor_over(&m->keep, v->dtype, n, dim, stored_data(m, v));
     *s->slot = s->base;
     if (!(s->row->flags & ROW_MAPPED)) {
         *s->slot = tensor_new(&m->keep, DT_f32, n, dim);
-        dtype_info[v->dtype].to_f32(v->data, (*s->slot)->data, tensor_numel(s->base));
+        weight_values(s->base, 0, tensor_numel(s->base), f32(*s->slot));
     }
     s->base->name = (*s->slot)->name = s->name;
     return 0;
@@ -260,11 +272,19 @@ static int check_unread(Model *m, Err *e) {
     return 0;
 }
 
+static int open_config(Model *m, const char *model, Err *e) {
+    char *label = side_files_label(model, "config.json");
+    Buf text = {0};
+    int bad = side_files_read(model, "config.json", &text, e) ||
+              json_read_text(&m->config, text.p ? text.p : "", text.n, label, e) ||
+              read_config(m, label, e);
+    buf_free(&text);
+    mem_free(label);
+    return bad ? -1 : 0;
+}
+
 static int open_parts(Model *m, Err *e) {
-    char *config = files_join(m->dir, "config.json");
-    int bad = read_config(m, config, e);
-    mem_free(config);
-    TRY(bad);
+    TRY(open_config(m, m->dir, e));
     TRY(weights_open(&m->weights, m->dir, e));
     TRY(find_prefix(m, e));
     list_sites(m);
@@ -277,8 +297,10 @@ int model_open(Model **out, const char *dir, Err *e) {
     Model *m = mem_alloc(sizeof *m);
     m->dir = mem_copy_text(dir);
     int bad = arena_open(&m->keep, (size_t)64 << 30, e);
-    if (!bad && !files_is_dir(dir)) {
-        bad = err_set(e, "base_model: %s is not a directory with config.json and safetensors files",
+    if (!bad && !files_is_dir(dir) && !base_file_claims(dir)) {
+        bad = err_set(e,
+                      "base_model: %s is not a directory with config.json and safetensors files, "
+                      "nor an .h5 made by quantize",
                       dir);
     }
     if (!bad) bad = open_parts(m, e);
@@ -292,11 +314,11 @@ int model_open(Model **out, const char *dir, Err *e) {
 
 int model_open_shapes(Model **out, const char *config_path, Err *e) {
     Model *m = mem_alloc(sizeof *m);
-    bool dir = files_is_dir(config_path);
-    char *path = dir ? files_join(config_path, "config.json") : mem_copy_text(config_path);
+    bool whole = files_is_dir(config_path) || base_file_claims(config_path);
     int bad = arena_open(&m->keep, (size_t)1 << 30, e);
-    if (!bad) bad = read_config(m, path, e);
-    mem_free(path);
+    if (!bad && whole) bad = open_config(m, config_path, e);
+    if (!bad && !whole)
+        bad = json_read_file(&m->config, config_path, e) || read_config(m, config_path, e);
     if (bad) {
         model_close(m);
         return -1;
@@ -333,8 +355,7 @@ int model_check_finite(const Model *m, Err *e) {
         int64_t n = tensor_numel(b);
         for (int64_t at = 0; at < n; at += COUNT_OF(open)) {
             int64_t part = n - at < (int64_t)COUNT_OF(open) ? n - at : (int64_t)COUNT_OF(open);
-            dtype_info[b->dtype].to_f32((const char *)b->data + dtype_bytes(b->dtype, at), open,
-                                        part);
+            weight_values(b, at, part, open);
             for (int64_t j = 0; j < part; j++) {
                 if (!isfinite(open[j])) {
                     return err_set(

@@ -2,6 +2,7 @@
 #include "params.h"
 #include <math.h>
 #include <string.h>
+#include "../autograd/weight.h"
 
 Plan plan_new(const Model *m) {
     return (Plan){mem_alloc(sizeof(Learn) * (size_t)m->n_sites), m->n_sites};
@@ -74,7 +75,7 @@ static void start_value(ParamSet *ps, Model *m, Param *p, uint64_t seed) {
     int64_t n = tensor_numel(x);
     float bound = 1 / sqrtf((float)tensor_cols(x)); /* kaiming_uniform with a = sqrt(5) */
     Rng rng = {seed, STREAM_INIT + (uint64_t)(p - ps->param), 0};
-    if (p->role == PARAM_WHOLE) dtype_info[s->base->dtype].to_f32(s->base->data, f32(x), n);
+    if (p->role == PARAM_WHOLE) weight_values(s->base, 0, n, f32(x));
     if (p->role == PARAM_LORA_B) memset(f32(x), 0, (size_t)n * 4);
     for (int64_t i = 0; i < n && p->role == PARAM_LORA_A; i++)
         f32(x)[i] = bound * (float)(2 * rng_uniform(&rng) - 1);
