@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
@@ -96,6 +97,30 @@ size_t mem_total(void) {
     return least;
 }
 
+/* A field of /proc/self/status, which counts in KiB; 0 where there is none. */
+static size_t status_field(const char *name) {
+    char line[256];
+    size_t found = 0, n = strlen(name);
+    FILE *f = fopen("/proc/self/status", "r");
+    while (f && !found && fgets(line, sizeof line, f)) {
+        if (!strncmp(line, name, n)) found = strtoull(line + n, NULL, 10) * 1024;
+    }
+    if (f) fclose(f);
+    return found;
+}
+
+size_t mem_resident(void) { return status_field("VmRSS:"); }
+
+/* ru_maxrss outlives execve and starts from the parent's: it is only asked where there is no other.
+ */
+size_t mem_peak(void) {
+    struct rusage u;
+    size_t peak = status_field("VmHWM:");
+    if (peak) return peak;
+    getrusage(RUSAGE_SELF, &u);
+    return (size_t)u.ru_maxrss * 1024;
+}
+
 static void buf_reserve(Buf *b, size_t more) {
     if (b->n + more + 1 <= b->cap) return;
     size_t cap = b->cap ? b->cap * 2 : 64;
@@ -174,6 +199,29 @@ void arena_release(Arena *a, size_t mark) {
     CHECK(mark <= a->top, "arena released above its top");
     ASAN_POISON_MEMORY_REGION(a->base + mark, a->top - mark);
     a->top = mark;
+}
+
+/* The size of a huge page where the system gives them to those who ask, as arena_open does; else of
+ * a page. */
+static size_t page_of_arenas(void) {
+    char mode[64] = "";
+    size_t huge = 0;
+    FILE *f = fopen("/sys/kernel/mm/transparent_hugepage/enabled", "r");
+    if (f && !fgets(mode, sizeof mode, f)) mode[0] = 0;
+    if (f) fclose(f);
+    bool given = strstr(mode, "[madvise]") || strstr(mode, "[always]");
+    f = given ? fopen("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", "r") : NULL;
+    if (f && fscanf(f, "%zu", &huge) != 1) huge = 0;
+    if (f) fclose(f);
+    return huge ? huge : (size_t)sysconf(_SC_PAGESIZE);
+}
+
+size_t arena_resident(const Arena *a, size_t top) {
+    size_t huge = page_of_arenas(), small = (size_t)sysconf(_SC_PAGESIZE);
+    size_t before = (huge - (uintptr_t)a->base % huge) % huge; /* no whole huge page fits there */
+    if (top <= before) return (top + small - 1) / small * small;
+    size_t all = before + (top - before + huge - 1) / huge * huge;
+    return all < a->cap ? all : a->cap;
 }
 
 static uint64_t mix64(uint64_t z) {

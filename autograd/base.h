@@ -37,7 +37,11 @@ void *mem_alloc(size_t bytes);
 void *mem_grow(void *p, size_t old_bytes, size_t new_bytes); /* the added part is zeroed */
 char *mem_copy_text(const char *text);                       /* strdup */
 void mem_free(void *p);
-size_t mem_total(void); /* bytes this process may have: the machine's, or its control group's limit */
+size_t
+mem_total(void); /* bytes this process may have: the machine's, or its control group's limit */
+/* Bytes of this process in memory, mapped pages included: now, and at most since it was started. */
+size_t mem_resident(void);
+size_t mem_peak(void);
 
 /* A growing run of bytes; always NUL-terminated behind its end (p may be NULL while n == 0). */
 typedef struct Buf {
@@ -62,6 +66,8 @@ void *arena_push(Arena *a, size_t bytes); /* 64-byte aligned, not cleared (NaN i
 void *arena_push_zero(Arena *a, size_t bytes);
 static inline size_t arena_mark(const Arena *a) { return a->top; }
 void arena_release(Arena *a, size_t mark);
+/* Bytes that are in memory once all below top has been touched: huge pages count whole. */
+size_t arena_resident(const Arena *a, size_t top);
 
 /* Counter-based random numbers (SplitMix64 finaliser over seed, stream and counter): the n-th
  * number of a stream depends on nothing else, so a resumed run needs only the counter. */

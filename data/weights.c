@@ -84,10 +84,17 @@ static int no_format(const char *path, Err *e) {
     return -1;
 }
 
-static int open_by_format(Weights *w, const char *path, Err *e) {
+static const WeightFormat *format_of(const char *path) {
     for (size_t i = 0; i < COUNT_OF(formats); i++)
-        if (formats[i]->claims(path)) return formats[i]->open(w, path, e);
-    return no_format(path, e);
+        if (formats[i]->claims(path)) return formats[i];
+    return NULL;
+}
+
+bool weights_known(const char *path) { return format_of(path) != NULL; }
+
+static int open_by_format(Weights *w, const char *path, Err *e) {
+    const WeightFormat *format = format_of(path);
+    return format ? format->open(w, path, e) : no_format(path, e);
 }
 
 int weights_open(Weights **out, const char *path, Err *e) {

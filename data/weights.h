@@ -29,7 +29,8 @@ typedef struct Weights Weights;
  * shards) or one .safetensors file (an adapter). Everything but the numbers themselves is checked:
  * afterwards every view lies inside its file and has the bytes its shape asks for. */
 int weights_open(Weights **out, const char *path, Err *e);
-void weights_close(Weights *w); /* NULL is fine */
+void weights_close(Weights *w);       /* NULL is fine */
+bool weights_known(const char *path); /* whether path looks like something that can be opened */
 
 int weights_count(const Weights *w);
 WeightView *weights_at(Weights *w, int i);              /* in order of names (strcmp) */

@@ -116,6 +116,23 @@ static void list_sites(Model *m) {
 
 /* ---- config.json ---- */
 
+DType model_stated_dtype(const Model *m) {
+    static const struct {
+        const char *word;
+        DType dtype;
+    } known[] = {{"bfloat16", DT_bf16}, {"float16", DT_f16}};
+    const json_t *text = json_object_get(m->config, "text_config");
+    const char *said = NULL, *const keys[] = {"dtype", "torch_dtype"};
+    for (size_t i = 0; i < COUNT_OF(keys) && !said; i++) {
+        said = json_string_value(json_object_get(text, keys[i]));
+        if (!said) said = json_string_value(json_object_get(m->config, keys[i]));
+    }
+    for (size_t i = 0; i < COUNT_OF(known); i++) {
+        if (said && !strcmp(said, known[i].word)) return known[i].dtype;
+    }
+    return DT_f32;
+}
+
 /* The text decoder's part of a config.json: under text_config in multimodal checkpoints. */
 static const json_t *text_config(const json_t *config) {
     const json_t *text = json_object_get(config, "text_config");
@@ -327,6 +344,19 @@ int model_open_shapes(Model **out, const char *config_path, Err *e) {
     list_sites(m);
     *out = m;
     return 0;
+}
+
+void model_bind_shapes(Model *m, DType (*format)(void *ctx, const Model *, const Site *),
+                       void *ctx) {
+    for (int i = 0; i < m->n_sites; i++) {
+        Site *s = &m->site[i];
+        int64_t dim[3];
+        int n = site_dims(m, s, dim);
+        s->base = *s->slot = tensor_over(&m->keep, format(ctx, m, s), n, dim, NULL);
+        if (!(s->row->flags & ROW_MAPPED)) *s->slot = tensor_new(&m->keep, DT_f32, n, dim);
+        s->base->name = (*s->slot)->name = s->name;
+    }
+    if (m->dims.tied) m->head = m->embed;
 }
 
 void model_close(Model *m) {

@@ -142,7 +142,14 @@ struct Model {
 int model_open(Model **out, const char *dir, Err *e);
 /* Shapes only, from config.json (a file or a directory that holds one): for init. No weights. */
 int model_open_shapes(Model **out, const char *config_path, Err *e);
+/* Then, for a dry tape: every site gets a tensor in the format that `format` gives it, without
+ * data (what is opened to float32 when loading has memory of its own, never written). */
+void model_bind_shapes(Model *m, DType (*format)(void *ctx, const Model *, const Site *),
+                       void *ctx);
 void model_close(Model *m);
+
+/* The number format that config.json states for the checkpoint; f32 where it states none. */
+DType model_stated_dtype(const Model *m);
 
 int64_t site_numel(const Model *m, const Site *s);
 int site_dims(const Model *m, const Site *s, int64_t dim[3]); /* returns how many */

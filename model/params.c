@@ -90,11 +90,29 @@ static void attach(Model *m, const Plan *plan, const Param *p) {
     if (m->dims.tied) m->head = m->embed;
 }
 
-int params_open(ParamSet *ps, Model *m, const Plan *plan, uint64_t seed, Err *e) {
+int params_open_shapes(ParamSet *ps, Model *m, const Plan *plan, Err *e) {
     *ps = (ParamSet){0};
     TRY(arena_open(&ps->memory, (size_t)256 << 30, e));
     ps->param = mem_alloc(sizeof *ps->param * 3 * (size_t)plan->n);
     list_params(ps, m, plan);
+    for (int i = 0; i < ps->n; i++) {
+        Param *p = &ps->param[i];
+        p->tensor->name = m->site[p->site].name;
+        if (p->learns)
+            p->tensor->grad =
+                tensor_over(&ps->memory, DT_f32, p->tensor->n_dim, p->tensor->dim, NULL);
+        attach(m, plan, p);
+    }
+    return 0;
+}
+
+size_t params_bytes(const ParamSet *ps) {
+    size_t block = ((size_t)ps->numel * 4 + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
+    return ps->memory.top + (ps->weight ? 0 : 2 * block);
+}
+
+int params_open(ParamSet *ps, Model *m, const Plan *plan, uint64_t seed, Err *e) {
+    TRY(params_open_shapes(ps, m, plan, e));
     if ((size_t)ps->numel * 8 > mem_total()) {
         return err_set(
             e,
@@ -108,12 +126,8 @@ int params_open(ParamSet *ps, Model *m, const Plan *plan, uint64_t seed, Err *e)
     for (int i = 0; i < ps->n; i++) {
         Param *p = &ps->param[i];
         p->tensor->data = ps->weight + p->at;
-        p->tensor->name = m->site[p->site].name;
-        if (p->learns)
-            p->tensor->grad = tensor_over(&ps->memory, DT_f32, p->tensor->n_dim, p->tensor->dim,
-                                          ps->grad + p->at);
+        if (p->learns) p->tensor->grad->data = ps->grad + p->at;
         start_value(ps, m, p, seed);
-        attach(m, plan, p);
     }
     params_zero_grad(ps);
     return 0;

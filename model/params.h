@@ -41,6 +41,10 @@ typedef struct ParamSet {
  * field itself). Adapters start as PEFT's do: a uniform in +-1/sqrt(I), b zero; whole tensors from
  * the checkpoint. */
 int params_open(ParamSet *ps, Model *m, const Plan *plan, uint64_t seed, Err *e);
+/* The same without memory for any values: what a dry tape needs. */
+int params_open_shapes(ParamSet *ps, Model *m, const Plan *plan, Err *e);
+/* Bytes that params_open takes of ps->memory. */
+size_t params_bytes(const ParamSet *ps);
 void params_close(ParamSet *ps);
 void params_zero_grad(ParamSet *ps);
 

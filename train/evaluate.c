@@ -19,6 +19,30 @@ Batch batch_of(Arena *a, const Sample *const *rows, int n) {
     return (Batch){n, at, ids, labels};
 }
 
+/* How many rows from i on share a pass. */
+static int rows_of_pass(const Sample *rows, int64_t n, int64_t i) {
+    int64_t k = 0, size = 0;
+    while (i + k < n && k < EVAL_ROWS && (k == 0 || size + rows[i + k].n <= EVAL_TOKENS))
+        size += rows[i + k++].n;
+    return (int)k;
+}
+
+static Batch batch_of_pass(Arena *a, const Sample *rows, int n) {
+    const Sample *part[EVAL_ROWS];
+    for (int i = 0; i < n; i++) part[i] = &rows[i];
+    return batch_of(a, part, n);
+}
+
+Batch evaluate_longest_batch(const Sample *rows, int64_t n, Arena *a) {
+    int64_t most = -1, at = 0;
+    for (int64_t i = 0; i < n; i += rows_of_pass(rows, n, i)) {
+        int64_t tokens = 0;
+        for (int k = 0; k < rows_of_pass(rows, n, i); k++) tokens += rows[i + k].n;
+        if (tokens > most) most = tokens, at = i;
+    }
+    return batch_of_pass(a, rows + at, rows_of_pass(rows, n, at));
+}
+
 int evaluate(Session *s, const Sample *rows, int64_t n, Progress *progress, EvalResult *out,
              Err *e) {
     double sum = 0;
@@ -28,13 +52,10 @@ int evaluate(Session *s, const Sample *rows, int64_t n, Progress *progress, Eval
     s->model->dropout = 0;
     s->model->on_route = NULL;
     for (int64_t i = 0; i < n;) {
-        const Sample *part[EVAL_ROWS];
-        int k = 0;
-        int64_t size = 0;
-        while (i < n && k < EVAL_ROWS && (k == 0 || size + rows[i].n <= EVAL_TOKENS))
-            size += rows[i].n, part[k++] = &rows[i++];
+        int k = rows_of_pass(rows, n, i);
         size_t mark = arena_mark(&s->step);
-        Batch b = batch_of(&s->step, part, k);
+        Batch b = batch_of_pass(&s->step, rows + i, k);
+        i += k;
         s->tape.paused++;
         sum += (double)f32(model_loss(s->model, &s->tape, &b, 1))[0];
         s->tape.paused--;

@@ -21,4 +21,6 @@ int measure_rows(const Config *cfg, MeasureFn body, json_t *result, Err *e);
 /* Every row alone. progress may be NULL. */
 int evaluate(Session *s, const Sample *rows, int64_t n, Progress *progress, EvalResult *out,
              Err *e);
+/* Of the passes evaluate makes over these rows (n > 0) the one with the most tokens. */
+Batch evaluate_longest_batch(const Sample *rows, int64_t n, Arena *a);
 #endif

@@ -41,6 +41,10 @@ const OptimizerRule *optimizer_find(const char *name) {
     return NULL;
 }
 
+size_t optimizer_bytes(const OptimizerRule *rule, const ParamSet *ps) {
+    return (size_t)ps->numel * 4 * (size_t)rule->n_moments;
+}
+
 int optimizer_open(Optimizer *o, const OptimizerRule *rule, const OptimizerSettings *s,
                    const ParamSet *ps, Err *e) {
     *o = (Optimizer){.rule = rule, .settings = *s};

@@ -18,6 +18,9 @@ typedef struct OptimizerRule {
 } OptimizerRule;
 const OptimizerRule *optimizer_find(const char *name); /* adamw, sgd; NULL: unknown */
 
+/* Bytes of the moments. */
+size_t optimizer_bytes(const OptimizerRule *rule, const ParamSet *ps);
+
 typedef struct Optimizer {
     const OptimizerRule *rule;
     OptimizerSettings settings;

@@ -52,3 +52,20 @@ void rows_close(Rows *r) {
     dataset_free(&r->set);
     dataset_close(&r->context);
 }
+
+int rows_split(Rows *rows, Rows *test, const Config *cfg, TrainData *d, Err *e) {
+    Dataset *all = &rows->set;
+    *d = (TrainData){all->samples, NULL, all->n, 0};
+    if (cfg->test_datasets.n) {
+        TRY(rows_open(test, cfg, &cfg->test_datasets, ROWS_TO_LEARN, e));
+        d->held_out = test->set.samples, d->n_held_out = test->set.n;
+    } else if (cfg->val_set_size > 0) {
+        int64_t held = dataset_split(all, cfg->val_set_size, (uint64_t)cfg->seed),
+                n = all->n - held;
+        *d = (TrainData){all->samples, all->samples + n, n, held};
+        if (!d->n_rows)
+            return err_set(e, "val_set_size %g leaves none of %ld rows to train on",
+                           cfg->val_set_size, (long)all->n);
+    }
+    return 0;
+}

@@ -3,8 +3,9 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/resource.h>
+#include "../autograd/weight.h"
 #include "../data/files.h"
+#include "base_format.h"
 #include "progress.h"
 
 enum { TAPE_NODES = 1 << 16 };
@@ -283,14 +284,37 @@ static int plan_session(Session *s, const Config *cfg, SessionUse use, Err *e) {
     return check_dropout(s, cfg, e);
 }
 
+/* The format config.json states, or the one that the config asks for, as far as shapes tell. */
+static DType format_of_site(void *ctx, const Model *m, const Site *s) {
+    const Config *cfg = ctx;
+    int64_t dim[3];
+    int n = site_dims(m, s, dim);
+    DType stored = model_stated_dtype(m),
+          asked = weight_format_of(base_word(cfg, s), stored, dim[n - 1]);
+    return asked == DT_COUNT ? stored : asked;
+}
+
+/* A checkpoint that is used as it is tells more than its config.json. */
+static int open_shapes(Session *s, const Config *cfg, Err *e) {
+    if (!base_is_quantised(cfg) && weights_known(cfg->base_model))
+        return model_open(&s->model, cfg->base_model, e);
+    TRY(model_open_shapes(&s->model, cfg->base_model, e));
+    model_bind_shapes(s->model, format_of_site, (void *)(uintptr_t)cfg);
+    return 0;
+}
+
 static int open_parts(Session *s, const Config *cfg, SessionUse use, Err *e) {
-    TRY(model_open(&s->model, cfg->base_model, e));
+    TRY(use == USE_SHAPES ? open_shapes(s, cfg, e) : model_open(&s->model, cfg->base_model, e));
     const Buf *notes = &s->model->notes;
     if (notes->n) progress_say(NULL, "%.*s", (int)notes->n - 1, notes->p);
     int bad = plan_session(s, cfg, use, e);
     if (bad) return bad;
-    TRY(params_open(&s->params, s->model, &s->plan, (uint64_t)cfg->seed, e));
-    if (cfg->lora_model_dir) TRY(adapter_read(&s->params, &s->plan, &s->adapter, s->model, e));
+    if (use == USE_SHAPES)
+        TRY(params_open_shapes(&s->params, s->model, &s->plan, e));
+    else
+        TRY(params_open(&s->params, s->model, &s->plan, (uint64_t)cfg->seed, e));
+    if (cfg->lora_model_dir && use != USE_SHAPES)
+        TRY(adapter_read(&s->params, &s->plan, &s->adapter, s->model, e));
     for (int i = 0; i < s->params.n && use == USE_AS_IS; i++)
         s->params.param[i].tensor->wants_grad = false;
     TRY(arena_open(&s->step, (size_t)256 << 30, e));
@@ -303,7 +327,7 @@ static int open_parts(Session *s, const Config *cfg, SessionUse use, Err *e) {
 }
 
 int session_open(Session *s, const Config *cfg, SessionUse use, Err *e) {
-    *s = (Session){0};
+    *s = (Session){.resident_before = mem_resident(), .peak_before = mem_peak()};
     int bad = open_parts(s, cfg, use, e);
     if (bad) session_close(s);
     return bad;
@@ -337,18 +361,21 @@ int output_check(const Config *cfg, Err *e) {
 
 /* ---- telling ---- */
 
-size_t session_dry_run(Session *s, const Batch *longest) {
+size_t session_dry_run(Session *s, const Batch *batch, int n, bool learns) {
     size_t mark = arena_mark(&s->step), was = s->step.peak;
     s->step.peak = mark;
     s->tape.dry = true;
-    Tensor *loss = model_loss(s->model, &s->tape, longest, 1);
-    tape_backward(&s->tape, loss);
+    s->tape.paused += !learns;
+    Tensor **loss = arena_push(&s->step, sizeof *loss * (size_t)n);
+    model_losses(s->model, &s->tape, batch, n, 1, loss);
+    if (learns) tape_backward_all(&s->tape, n, loss);
     tape_reset(&s->tape);
+    s->tape.paused -= !learns;
     s->tape.dry = false;
     arena_release(&s->step, mark);
-    size_t need = s->step.peak - mark;
-    s->step.peak = was;
-    return need;
+    size_t top = s->step.peak;
+    s->step.peak = was > top ? was : top;
+    return top;
 }
 
 static void count_text(char out[32], int64_t n) {
@@ -408,10 +435,4 @@ int session_blame_nonfinite(const Session *s, const char *what, Err *e) {
                    "%s: the result is not a number although all weights are; lower learning_rate, "
                    "or use compute: f32",
                    what);
-}
-
-size_t memory_peak(void) {
-    struct rusage u;
-    getrusage(RUSAGE_SELF, &u);
-    return (size_t)u.ru_maxrss * 1024;
 }

@@ -6,7 +6,9 @@
 #include "../model/merge.h"
 #include "config.h"
 
-typedef enum SessionUse { USE_TO_TRAIN, USE_AS_IS } SessionUse;
+/* SHAPES: as to train, for a dry run only: nothing of the base is read, nothing that learns has
+ * memory, and base_model may be a config.json alone. */
+typedef enum SessionUse { USE_TO_TRAIN, USE_AS_IS, USE_SHAPES } SessionUse;
 
 typedef struct Session {
     Model *model;
@@ -17,21 +19,22 @@ typedef struct Session {
     Arena step; /* of the tape: marked and released by whoever runs it */
     Tape tape;
     int together; /* micro-batches that pass a layer together; 0: the trainer decides */
+    size_t resident_before, peak_before; /* of the process, when the session was opened */
 } Session;
 
-/* AS_IS: the base, with lora_model_dir where given; nothing wants a gradient. TO_TRAIN: what the
- * config says learns; CONFIG_REFUSED where it cannot of this model. */
+/* AS_IS: the base, with lora_model_dir where given; nothing wants a gradient. TO_TRAIN, SHAPES:
+ * what the config says learns; CONFIG_REFUSED where it cannot of this model. */
 int session_open(Session *s, const Config *cfg, SessionUse use, Err *e);
 void session_close(Session *s);
 
 /* An error where output exists and is not to be written over; called before any work is done. */
 int output_check(const Config *cfg, Err *e);
 
-/* Bytes the step arena needs for this batch, found by a dry run: forward and backward. */
-size_t session_dry_run(Session *s, const Batch *longest);
+/* How far the step arena fills with these n micro-batches in one pass (what they are made of lies
+ * in it already), found by a dry run: forward and, if learns, backward. */
+size_t session_dry_run(Session *s, const Batch *batch, int n, bool learns);
 /* What learns, by kind: tensors and parameters. A table of three lines; appended. */
 void session_describe(const Session *s, Buf *out);
 /* A loss or logit that is no number: -1 with the sentence that names the culprit. */
 int session_blame_nonfinite(const Session *s, const char *what, Err *e);
-size_t memory_peak(void); /* resident bytes of this process at most so far, mapped pages included */
 #endif

@@ -9,6 +9,7 @@
 #include "../data/files.h"
 #include "checkpoint.h"
 #include "epochs.h"
+#include "memory.h"
 #include "metrics.h"
 #include "output_dir.h"
 #include "schedule.h"
@@ -117,7 +118,7 @@ static int log_step(Trainer *t, const StepResult *r, const EvalResult *eval, Err
         "epoch", epochs_at(&t->epochs, t->run.step), "loss", r->loss, "grad_norm", r->grad_norm,
         "learning_rate", r->lr, "tokens", (json_int_t)r->tokens, "supervised_tokens",
         (json_int_t)r->supervised, "tokens_per_second", (double)r->tokens / r->seconds,
-        "step_seconds", r->seconds, "peak_memory_bytes", (json_int_t)memory_peak());
+        "step_seconds", r->seconds, "peak_memory_bytes", (json_int_t)mem_peak());
     if (t->load.n_experts) json_object_set_new(line, "routing", route_load_json(&t->load));
     if (eval) {
         json_object_set_new(line, "eval_loss", json_real(eval->loss));
@@ -126,30 +127,21 @@ static int log_step(Trainer *t, const StepResult *r, const EvalResult *eval, Err
     return metrics_append(t->metrics, line, e);
 }
 
-/* What is about to run, and whether it can: the base is mapped, all else must fit. */
-static int describe_start(const Trainer *t, const Batch *longest, Err *e) {
+/* What is about to run, and whether it can. */
+static int describe_start(const Trainer *t, Err *e) {
     Session *s = t->s;
     Buf text = {0};
     session_describe(s, &text);
     progress_say(NULL, "%.*s", (int)text.n - 1, text.p);
+    text.n = 0;
+    MemoryPlan plan = memory_plan(s, t->cfg, t->data);
+    memory_describe(&plan, &text);
+    progress_say(NULL, "%s", text.p);
     buf_free(&text);
-    double MiB = 1048576, step = (double)session_dry_run(s, longest) / MiB,
-           base = (double)model_mapped_bytes(s->model) / MiB;
-    double own = (double)s->params.numel * 4 * (2 + t->optimizer.rule->n_moments) / MiB;
-    progress_say(NULL,
-                 "memory: base %.0f MiB (mapped), what learns %.0f MiB, a step %.0f MiB; about "
-                 "%.0f MiB in all",
-                 base, own, step, base + own + step + 40);
     progress_say(NULL, "data: %ld rows to learn, %ld held out; %ld steps of up to %ld %s",
                  (long)t->data->n_rows, (long)t->data->n_held_out, (long)t->total_steps,
                  (long)t->epochs.per_step, t->cfg->sample_packing ? "packed rows" : "rows");
-    double total = (double)mem_total() / MiB;
-    if (own + step <= total) return 0;
-    return err_set(
-        e,
-        "the run needs about %.0f MiB beside the mapped base and there are %.0f: shorten "
-        "sequence_len, lower micro_batch_size, or let less learn",
-        own + step, total);
+    return memory_check(&plan, e);
 }
 
 /* Tensors that hold the very values they began with: something meant to learn did not. */
@@ -364,19 +356,21 @@ static int open_trainer(Trainer *t, Err *e) {
     return prepare_output(t, e);
 }
 
-int trainer_run(const Config *cfg, Session *s, const TrainData *data, json_t *result, Err *e) {
-    Trainer t = {.cfg = cfg, .s = s, .data = data};
+int trainer_check_rows(const Config *cfg, const TrainData *data, Err *e) {
     if (!data->n_rows) return err_set(e, "datasets: no row is left to train on");
     if (cfg->micro_batch_size * cfg->gradient_accumulation_steps > ROWS_PER_STEP_MAX)
         return err_set(
             e, "micro_batch_size %ld x gradient_accumulation_steps %ld is more than %d rows a step",
             (long)cfg->micro_batch_size, (long)cfg->gradient_accumulation_steps, ROWS_PER_STEP_MAX);
+    return 0;
+}
+
+int trainer_run(const Config *cfg, Session *s, const TrainData *data, json_t *result, Err *e) {
+    Trainer t = {.cfg = cfg, .s = s, .data = data};
+    TRY(trainer_check_rows(cfg, data, e));
     int status = open_trainer(&t, e);
     if (!status) {
-        size_t mark = arena_mark(&s->step);
-        Batch b = epochs_longest(&t.epochs, &s->step);
-        status = describe_start(&t, &b, e);
-        arena_release(&s->step, mark);
+        status = describe_start(&t, e);
         catch_signals();
         if (!status) status = run(&t, result, e);
     }
@@ -387,7 +381,7 @@ int trainer_run(const Config *cfg, Session *s, const TrainData *data, json_t *re
         json_object_set_new(result, "steps", json_integer(t.run.step));
         json_object_set_new(result, "tokens", json_integer(t.run.tokens));
         json_object_set_new(result, "output_dir", json_string(cfg->output_dir));
-        json_object_set_new(result, "peak_memory_bytes", json_integer((json_int_t)memory_peak()));
+        json_object_set_new(result, "peak_memory_bytes", json_integer((json_int_t)mem_peak()));
     }
     optimizer_close(&t.optimizer);
     route_load_free(&t.load);

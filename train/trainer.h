@@ -4,13 +4,11 @@
 #include <jansson.h>
 #include "evaluate.h"
 
-typedef struct TrainData {
-    const Sample *rows, *held_out;
-    int64_t n_rows, n_held_out;
-} TrainData;
-
 /* Trains as cfg says and writes cfg->output_dir (output_dir_check has looked at it). 0: done; a
  * signal's exit status (130, 143): a checkpoint was written and the run can be resumed; -1: Err.
  * result gets what happened. */
 int trainer_run(const Config *cfg, Session *s, const TrainData *data, json_t *result, Err *e);
+
+/* An error where there is nothing to train on, or a step would be beyond bounds. */
+int trainer_check_rows(const Config *cfg, const TrainData *data, Err *e);
 #endif

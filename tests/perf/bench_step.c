@@ -149,7 +149,7 @@ int main(int argc, char **argv) {
     printf("plain sgemm in this run %.0f GFLOP/s: the step reaches %.2f of it\n", rate,
            done * TOKENS / median * 1e-9 / rate);
     printf("peak resident memory %.2f GiB (base %.2f GiB, mapped)\n",
-           (double)memory_peak() / 1073741824, (double)model_mapped_bytes(s.model) / 1073741824);
+           (double)mem_peak() / 1073741824, (double)model_mapped_bytes(s.model) / 1073741824);
     session_close(&s);
     optimizer_close(&o);
     config_free(&cfg);

@@ -1,0 +1,210 @@
+/* memory.c - see memory.h. What is large is counted (the base by its sites, arenas by a dry run of
+ * the run's own largest micro-batch); what is small was measured and stands here as constants. */
+#include "memory.h"
+#include <omp.h>
+#include <string.h>
+#include "optimizer.h"
+#include "epochs.h"
+#include "evaluate.h"
+
+/* Reading one page of a mapped file maps those around it that are cached already. */
+enum { MAPPED_AROUND = 64 << 10 };
+
+/* What a run touches after its data are read: code of libraries and threads' stacks; tables of the
+ * checkpoint for each tensor; buffers of each thread's products, which grow with them; the buffer
+ * through which a tensor is written. */
+enum {
+    LATER_BYTES = 5 << 18,
+    SITE_BYTES = 1536,
+    THREAD_BYTES_MAX = 1 << 20,
+    STEP_PER_THREAD = 64,
+    WRITE_BYTES_MAX = 4 << 20
+};
+
+static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
+static size_t min_size(size_t a, size_t b) { return a < b ? a : b; }
+
+/* ---- the base ---- */
+
+/* A table of which a step reads only the rows of its tokens, if any; a tied embedding is the head
+ * too, and what learns or is written again is read whole. */
+static bool is_looked_up(const Session *s, const Site *x) {
+    const Model *m = s->model;
+    bool table = x->slot == &m->ple_table.w || (x->slot == &m->embed.w && !m->dims.tied);
+    return table && s->has_adapter;
+}
+
+static void mark_row(bool *around, size_t n, int64_t row, size_t row_bytes) {
+    size_t first = (size_t)row * row_bytes / MAPPED_AROUND,
+           last = ((size_t)(row + 1) * row_bytes - 1) / MAPPED_AROUND;
+    for (size_t i = first; i <= last && i < n; i++) around[i] = true;
+}
+
+static void mark_sample(bool *around, size_t n, const Sample *x, int64_t rows, size_t row_bytes) {
+    for (int32_t i = 0; i < x->n; i++) {
+        if (x->ids[i] < 0)
+            memset(around, true, n);
+        else if (x->ids[i] < rows)
+            mark_row(around, n, x->ids[i], row_bytes);
+    }
+}
+
+static size_t looked_up_bytes(const Tensor *w, const TrainData *data, const bool *taken) {
+    size_t all = (size_t)tensor_bytes(w), n = all / MAPPED_AROUND + 1, found = 0;
+    int64_t rows = w->dim[0];
+    bool *around = mem_alloc(n);
+    for (int64_t i = 0; i < data->n_rows; i++) {
+        if (taken[i]) mark_sample(around, n, &data->rows[i], rows, all / (size_t)rows);
+    }
+    for (int64_t i = 0; i < data->n_held_out; i++)
+        mark_sample(around, n, &data->held_out[i], rows, all / (size_t)rows);
+    for (size_t i = 0; i < n; i++) found += around[i] ? MAPPED_AROUND : 0;
+    mem_free(around);
+    return min_size(found, all);
+}
+
+/* Tensors of the checkpoint that no step reads: looked at to know the base again, and written
+ * again by full training. */
+static size_t unread_bytes(const Session *s) {
+    size_t n = 0;
+    for (int i = 0; s->model->weights && i < weights_count(s->model->weights); i++) {
+        const WeightView *v = weights_at(s->model->weights, i);
+        bool whole = !s->has_adapter || v->bytes < MAPPED_AROUND;
+        if (!v->read) n += whole ? (size_t)v->bytes : MAPPED_AROUND;
+    }
+    return n;
+}
+
+static size_t base_bytes(const Session *s, const TrainData *data, const bool *taken) {
+    size_t n = unread_bytes(s);
+    for (int i = 0; i < s->model->n_sites; i++) {
+        const Site *x = &s->model->site[i];
+        n += is_looked_up(s, x) ? looked_up_bytes(x->base, data, taken)
+                                : (size_t)tensor_bytes(x->base);
+    }
+    return n;
+}
+
+/* ---- the rest ---- */
+
+/* Of an arena that is not open yet. */
+static size_t arena_bytes(size_t top) { return arena_resident(&(Arena){.cap = SIZE_MAX}, top); }
+
+static size_t learns_bytes(const Session *s, const Config *cfg) {
+    const OptimizerRule *rule = optimizer_find(cfg->optimizer);
+    CHECK(rule, "optimizer %s", cfg->optimizer);
+    return arena_bytes(params_bytes(&s->params)) +
+           arena_bytes(optimizer_bytes(rule, &s->params) + sizeof(double) * (size_t)s->params.n);
+}
+
+/* Steps beyond so many rows are taken to be like those before. */
+enum { ROWS_LOOKED_AT = 1 << 26 };
+
+/* The passes of a step: where the one with the most tokens begins, and its tokens. */
+static int64_t longest_pass(const StepRows *r, int64_t together, int64_t *tokens, int64_t *at) {
+    int64_t most = 0, all = 0;
+    for (int64_t i = 0; i < r->n_micro; i += together) {
+        int64_t end = i + together < r->n_micro ? i + together : r->n_micro, n = 0;
+        for (int64_t k = r->at[i]; k < r->at[end]; k++) n += r->row[k]->n;
+        all += n;
+        if (n > most) most = n, *at = i;
+    }
+    *tokens = all;
+    return most;
+}
+
+/* Which step of the run has the longest pass; tells how long the run is and which rows it takes. */
+static int64_t look_ahead(Epochs *epochs, const TrainData *data, int64_t together, MemoryPlan *p,
+                          bool *taken) {
+    int64_t most = -1, which = 0, tokens, at;
+    p->run_steps = epochs_total_steps(epochs);
+    int64_t seen = ROWS_LOOKED_AT / epochs->per_step + 1;
+    if (seen > p->run_steps) seen = p->run_steps;
+    for (int64_t step = 0; step < seen; step++) {
+        StepRows r = epochs_step(epochs, step);
+        int64_t n = longest_pass(&r, together, &tokens, &at);
+        if (n > most) most = n, which = step;
+        p->run_tokens += tokens;
+        for (int64_t i = 0; i < r.n_rows; i++) taken[r.row[i] - data->rows] = true;
+        step_rows_free(&r);
+    }
+    p->run_tokens = (int64_t)((double)p->run_tokens * (double)p->run_steps / (double)seen);
+    return which;
+}
+
+/* The arena's top in the longest pass of a step. */
+static size_t pass_top(Session *s, const StepRows *r, int64_t together) {
+    int64_t tokens, from = 0;
+    longest_pass(r, together, &tokens, &from);
+    int n = (int)(r->n_micro - from < together ? r->n_micro - from : together);
+    size_t mark = arena_mark(&s->step);
+    Batch *b = arena_push(&s->step, sizeof *b * (size_t)n);
+    for (int i = 0; i < n; i++) {
+        const int64_t *at = &r->at[from + i];
+        b[i] = batch_of(&s->step, r->row + at[0], (int)(at[1] - at[0]));
+    }
+    size_t top = session_dry_run(s, b, n, true);
+    arena_release(&s->step, mark);
+    return top;
+}
+
+static size_t step_bytes(Session *s, const TrainData *data, const Config *cfg, MemoryPlan *p,
+                         bool *taken) {
+    size_t mark = arena_mark(&s->step);
+    int64_t together = s->together ? s->together : 1;
+    Epochs epochs;
+    epochs_open(&epochs, cfg, data->rows, data->n_rows);
+    StepRows longest = epochs_step(&epochs, look_ahead(&epochs, data, together, p, taken));
+    size_t top = pass_top(s, &longest, together);
+    step_rows_free(&longest);
+    epochs_close(&epochs);
+    arena_release(&s->step, mark);
+    if (data->n_held_out) {
+        Batch pass = evaluate_longest_batch(data->held_out, data->n_held_out, &s->step);
+        top = max_size(top, session_dry_run(s, &pass, 1, false));
+        arena_release(&s->step, mark);
+    }
+    return arena_bytes(top);
+}
+
+static size_t other_bytes(const Session *s, size_t step) {
+    size_t largest = 0, threads = (size_t)omp_get_max_threads() *
+                                  min_size(THREAD_BYTES_MAX, step / STEP_PER_THREAD);
+    for (int i = 0; i < s->params.n; i++)
+        largest = max_size(largest, (size_t)tensor_bytes(s->params.param[i].tensor));
+    return s->resident_before + arena_bytes(s->model->keep.top) +
+           (size_t)s->model->n_sites * SITE_BYTES + LATER_BYTES + threads +
+           min_size(WRITE_BYTES_MAX, largest);
+}
+
+MemoryPlan memory_plan(Session *s, const Config *cfg, const TrainData *data) {
+    bool *taken = mem_alloc((size_t)data->n_rows);
+    MemoryPlan p = {.learns = learns_bytes(s, cfg)};
+    p.step = step_bytes(s, data, cfg, &p, taken);
+    p.other = other_bytes(s, p.step);
+    p.base = base_bytes(s, data, taken);
+    p.peak = max_size(p.base + p.learns + p.step + p.other, s->peak_before);
+    mem_free(taken);
+    return p;
+}
+
+/* ---- telling ---- */
+
+static double mib(size_t bytes) { return (double)bytes / 1048576; }
+
+void memory_describe(const MemoryPlan *p, Buf *out) {
+    buf_printf(out,
+               "memory: base %.0f MiB (mapped), what learns %.0f MiB, a step %.0f MiB, all else "
+               "%.0f MiB; about %.0f MiB in all",
+               mib(p->base), mib(p->learns), mib(p->step), mib(p->other), mib(p->peak));
+}
+
+int memory_check(const MemoryPlan *p, Err *e) {
+    size_t own = p->learns + p->step + p->other;
+    if (own <= mem_total()) return 0;
+    return err_set(
+        e,
+        "the run needs about %.0f MiB beside the mapped base and there are %.0f: shorten "
+        "sequence_len, lower micro_batch_size, or let less learn",
+        mib(own), mib(mem_total()));
+}

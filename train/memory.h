@@ -1,0 +1,23 @@
+/* memory.h - what a training run will hold in memory at most, told before its first step: by train,
+ * which refuses what cannot fit, and by estimate, which opens shapes only. */
+#ifndef MEMORY_H
+#define MEMORY_H
+#include "rows.h"
+#include "session.h"
+
+/* Bytes that are resident at the run's peak, mapped pages included. */
+typedef struct MemoryPlan {
+    size_t base;   /* of the mapped base: what some step reads */
+    size_t learns; /* weights, gradients and moments of what learns */
+    size_t step;   /* activations, their gradients and the ops' scratch, in the largest step */
+    size_t other;  /* the process, tokenizer and rows, tables, buffers of BLAS and of writing */
+    size_t peak;
+    int64_t run_steps, run_tokens; /* of the whole run */
+} MemoryPlan;
+
+/* s: opened to train, or as shapes; its tape runs dry. A token id below 0 may be any. */
+MemoryPlan memory_plan(Session *s, const Config *cfg, const TrainData *data);
+void memory_describe(const MemoryPlan *p, Buf *out); /* one line, appended */
+/* An error where this machine has not what must stay in memory (the base's pages may go). */
+int memory_check(const MemoryPlan *p, Err *e);
+#endif
