@@ -26,7 +26,7 @@
 #define AMX_ADD(c, a, b) __asm__ volatile("tdpbf16ps %%tmm" #b ",%%tmm" #a ",%%tmm" #c ::)
 
 /* All eight tiles at full size. */
-AMX_INLINE void amx_begin(void) {
+AMX_TARGET static inline void amx_begin(void) {
     struct {
         uint8_t palette, start_row, reserved[14];
         uint16_t row_bytes[16];
@@ -38,5 +38,5 @@ AMX_INLINE void amx_begin(void) {
     }
     __asm__ volatile("ldtilecfg (%0)" ::"r"(&config) : "memory");
 }
-AMX_INLINE void amx_end(void) { __asm__ volatile("tilerelease" ::); }
+AMX_TARGET static inline void amx_end(void) { __asm__ volatile("tilerelease" ::); }
 #endif

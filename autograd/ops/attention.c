@@ -1,27 +1,23 @@
 /* attention: y_j = softmax(scale q_j k_gT + mask) v_g for each head j and its KV head g = j /
  * (H/K). q, y (Tq, H*d)   k, v (Tk, K*d)   log-sum-exp of the scaled scores, saved: (Tq, H) P =
  * exp(S - lse)   dP = dy vT   delta = rowsum(dy * y)   dS = scale * P * (dP - delta) dq += dS k dk
- * += dST q    dv += PT dy By tiles with a running softmax, so that no T x T matrix exists and keys
- * outside the window cost nothing (Dao et al. 2022). Forward, a task is a tile of queries of one
- * head. Backward, a task is a group of query heads of one KV head of one sequence: it alone adds to
- * their dq and, tile after tile, to their dk and dv. Always float32. */
-#include "../gemm.h"
+ * += dST q   dv += PT dy By tiles with a running softmax, so that no T x T matrix exists and keys
+ * outside the window cost nothing (Dao et al. 2022). This file: the op, and its float32 kernels.
+ * Forward, a task is a tile of queries of one head. Backward, a task is a group of query heads of
+ * one KV head of one sequence: it alone adds to their dq and, tile after tile, to their dk and dv.
+ * Under compute: bf16 the operands of the products are rounded to bfloat16 where the machine has
+ * tiles for that (attention_amx.c); everything else is float32 always. */
+#include "attention.h"
 #include "../simd.h"
 #include "sample.h"
 #include <math.h>
 #include <omp.h>
 
-enum { Q, K, V, Q_AT, K_AT, N_IN };
 enum {
     TILE_Q = 64,
     TILE_K = 512,
     BWD_TASKS = 8 /* enough of them for the threads; more cost memory (see bwd) */
 };
-
-typedef struct Attr {
-    int n_head, n_kv, head_dim, window;
-    float scale;
-} Attr;
 
 /* One tile: queries q0..q0+nq of a sequence against its keys k0..k0+nk. Query i of the tile sees
  * keys first(i)..last(i) of the sequence. */
@@ -30,18 +26,6 @@ typedef struct Tile {
     int64_t shift;  /* a query's position among the keys, less its own number */
     int64_t window; /* 0: none */
 } Tile;
-
-/* One sequence: where its rows start, how many there are. */
-typedef struct Seq {
-    int64_t q_at, nq, k_at, nk;
-} Seq;
-
-static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
-
-static Seq seq_of(const Node *n, int64_t i) {
-    const int32_t *q = i32(n->in[Q_AT]), *k = i32(n->in[K_AT]);
-    return (Seq){q[i], q[i + 1] - q[i], k[i], k[i + 1] - k[i]};
-}
 
 static Tile tile_of(const Seq *s, const Attr *a, int64_t q0) {
     return (Tile){
@@ -124,23 +108,16 @@ static void fwd_tile(const Node *n, const Seq *s, int64_t q0, int64_t head, floa
     for (int64_t i = 0; i < t.nq; i++) lse[i * H] = max[i] + logf(sum[i]);
 }
 
-static int64_t n_seq(const Node *n) { return n->in[Q_AT]->dim[0] - 1; }
-
 static void check_sequences(const Node *n) {
-    for (int64_t i = 0; i < n_seq(n); i++) {
-        Seq s = seq_of(n, i);
+    for (int64_t i = 0; i < attention_n_seq(n); i++) {
+        Seq s = attention_seq(n, i);
         CHECK(s.nq >= 0 && s.nk >= s.nq, "attention: sequence %ld has %ld queries, %ld keys",
               (long)i, (long)s.nq, (long)s.nk);
     }
-    Seq last = seq_of(n, n_seq(n) - 1), first = seq_of(n, 0);
+    Seq last = attention_seq(n, attention_n_seq(n) - 1), first = attention_seq(n, 0);
     CHECK(first.q_at == 0 && first.k_at == 0 && last.q_at + last.nq == n->in[Q]->dim[0] &&
               last.k_at + last.nk == n->in[K]->dim[0],
           "attention: the sequences do not cover q and k");
-}
-
-/* One float32 block per thread. */
-static float *thread_scratch(Tape *t, int64_t n) {
-    return arena_push(t->step, (size_t)(n * omp_get_max_threads()) * sizeof(float));
 }
 
 /* A tile of queries of one sequence. */
@@ -149,24 +126,33 @@ typedef struct FwdTask {
     int64_t q0;
 } FwdTask;
 static size_t fwd_tasks(const Node *n) { /* at most */
-    return (size_t)(n_seq(n) + n->in[Q]->dim[0] / TILE_Q + 1);
+    return (size_t)(attention_n_seq(n) + n->in[Q]->dim[0] / TILE_Q + 1);
 }
+/* Values a thread works in. */
 static int64_t fwd_room(const Attr *a) { return FWD_ROWS + TILE_Q * (TILE_K + a->head_dim); }
+
+static size_t fwd_block_bytes(const Attr *a) {
+    return (size_t)(fwd_room(a) * omp_get_max_threads()) * sizeof(float);
+}
 
 static void fwd(Tape *t, Node *n) {
     const Attr *a = ATTR(n, Attr);
     size_t mark = arena_mark(t->step);
     int64_t n_task = 0, room = fwd_room(a);
     check_sequences(n);
+    if (attention_amx(n)) {
+        attention_amx_fwd(t, n);
+        return;
+    }
     FwdTask *task = arena_push(t->step, fwd_tasks(n) * sizeof *task);
-    for (int64_t i = 0; i < n_seq(n); i++) {
-        Seq s = seq_of(n, i);
+    for (int64_t i = 0; i < attention_n_seq(n); i++) {
+        Seq s = attention_seq(n, i);
         for (int64_t q0 = 0; q0 < s.nq; q0 += TILE_Q) {
             task[n_task].s = s;
             task[n_task++].q0 = q0;
         }
     }
-    float *block = thread_scratch(t, room);
+    float *block = arena_push(t->step, fwd_block_bytes(a));
 #pragma omp parallel for schedule(dynamic) collapse(2)
     for (int64_t head = 0; head < a->n_head; head++) {
         for (int64_t i = n_task - 1; i >= 0; i--) { /* the longest first */
@@ -197,6 +183,8 @@ SIMD static void row_dots(int64_t rows, int64_t d, const float *x, const float *
                           float *out) {
     for (int64_t i = 0; i < rows; i++) out[i] = simd_dot(x + i * ld, y + i * ld, d);
 }
+
+enum { BWD_ROOM = TILE_Q + 2 * TILE_Q * TILE_K }; /* values a thread works in */
 
 /* All tiles of one query head of one sequence; dk and dv point at the sequence's first row. */
 static void bwd_head(const Node *n, const Seq *s, int64_t head, float *dk, float *dv, int64_t ldkv,
@@ -248,7 +236,7 @@ static float *part_grad(const Parts *p, const Node *n, int which, int64_t part) 
 
 static Parts parts_of(const Node *n) {
     const Attr *a = ATTR(n, Attr);
-    int64_t group = a->n_head / a->n_kv, tasks = max64(1, n_seq(n) * a->n_kv);
+    int64_t group = a->n_head / a->n_kv, tasks = max64(1, attention_n_seq(n) * a->n_kv);
     Parts p = {.heads = group};
     if (tasks < BWD_TASKS) {
         int64_t want = min64(group, (BWD_TASKS + tasks - 1) / tasks);
@@ -262,7 +250,26 @@ static size_t part_bytes(const Parts *p, const Node *n, int which) {
     return (size_t)((p->n - 1) * tensor_numel(n->in[which])) * sizeof(float);
 }
 
-enum { BWD_ROOM = TILE_Q + 2 * TILE_Q * TILE_K }; /* values a thread works in */
+/* Bytes a thread works in, and how many threads there is work for. */
+static size_t bwd_room(const Node *n) {
+    return attention_amx(n) ? attention_amx_bwd_room(n) : BWD_ROOM * sizeof(float);
+}
+static int bwd_threads(const Node *n, const Parts *p) {
+    int64_t tasks = attention_n_seq(n) * ATTR(n, Attr)->n_kv * p->n;
+    return (int)min64(tasks, omp_get_max_threads());
+}
+
+/* Query heads [head, end) of one sequence. */
+static void bwd_heads(const Node *n, const Seq *s, int64_t head, int64_t end, float *dk, float *dv,
+                      char *scratch) {
+    const Attr *a = ATTR(n, Attr);
+    int64_t ldkv = (int64_t)a->n_kv * a->head_dim;
+    if (attention_amx(n)) {
+        attention_amx_bwd(n, s, head, end, dk, dv, scratch);
+        return;
+    }
+    for (int64_t j = head; j < end; j++) bwd_head(n, s, j, dk, dv, ldkv, (float *)(void *)scratch);
+}
 
 static void bwd(Tape *t, Node *n) {
     const Attr *a = ATTR(n, Attr);
@@ -273,18 +280,18 @@ static void bwd(Tape *t, Node *n) {
         if (n->in[which]->wants_grad)
             p.sum[which - K] = arena_push_zero(t->step, part_bytes(&p, n, which));
     }
-    float *block = thread_scratch(t, BWD_ROOM);
-#pragma omp parallel for schedule(dynamic) collapse(3)
-    for (int64_t i = 0; i < n_seq(n); i++) {
+    size_t room = bwd_room(n);
+    int threads = bwd_threads(n, &p);
+    char *block = arena_push(t->step, room * (size_t)threads);
+#pragma omp parallel for schedule(dynamic) collapse(3) num_threads(threads)
+    for (int64_t i = 0; i < attention_n_seq(n); i++) {
         for (int64_t kv = 0; kv < a->n_kv; kv++) {
             for (int64_t part = 0; part < p.n; part++) {
-                Seq s = seq_of(n, i);
+                Seq s = attention_seq(n, i);
                 int64_t at = s.k_at * ldkv + kv * d, end = min64((part + 1) * p.heads, group);
                 float *dk = part_grad(&p, n, K, part), *dv = part_grad(&p, n, V, part);
-                for (int64_t j = part * p.heads; j < end; j++) {
-                    bwd_head(n, &s, kv * group + j, dk ? dk + at : NULL, dv ? dv + at : NULL, ldkv,
-                             block + BWD_ROOM * omp_get_thread_num());
-                }
+                bwd_heads(n, &s, kv * group + part * p.heads, kv * group + end, dk ? dk + at : NULL,
+                          dv ? dv + at : NULL, block + room * (size_t)omp_get_thread_num());
             }
         }
     }
@@ -300,13 +307,16 @@ static void bwd(Tape *t, Node *n) {
     arena_release(t->step, mark);
 }
 
-/* A block a thread; the list of tiles (forward), the sums of the parts (backward). */
+/* The list of tiles (forward) or the sums of the parts (backward), and a block a thread. */
 static size_t scratch(const Tape *t, const Node *n, bool back) {
     (void)t;
-    int64_t room = back ? BWD_ROOM : fwd_room(ATTR(n, Attr));
-    size_t bytes = (size_t)(room * omp_get_max_threads()) * sizeof(float) + ARENA_ALIGN;
-    if (!back) return bytes + fwd_tasks(n) * sizeof(FwdTask) + ARENA_ALIGN;
+    if (!back) {
+        return attention_amx(n) ? attention_amx_fwd_bytes(n)
+                                : fwd_tasks(n) * sizeof(FwdTask) + ARENA_ALIGN +
+                                      fwd_block_bytes(ATTR(n, Attr)) + ARENA_ALIGN;
+    }
     Parts p = parts_of(n);
+    size_t bytes = bwd_room(n) * (size_t)bwd_threads(n, &p) + ARENA_ALIGN;
     for (int which = K; which <= V; which++) {
         if (n->in[which]->wants_grad) bytes += part_bytes(&p, n, which) + ARENA_ALIGN;
     }
@@ -345,8 +355,12 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
     return (OpCase){attention(t, q, k, v, a), i + 1 == (int)COUNT_OF(cases)};
 }
 
-const Op op_attention = {
-    "attention", {fwd, CUDA(attention_fwd_cuda)}, {bwd, CUDA(attention_bwd_cuda)}, sample, scratch, 0};
+const Op op_attention = {"attention",
+                         {fwd, CUDA(attention_fwd_cuda)},
+                         {bwd, CUDA(attention_bwd_cuda)},
+                         sample,
+                         scratch,
+                         0};
 
 Tensor *attention(Tape *t, Tensor *q, Tensor *k, Tensor *v, Attend a) {
     CHECK(a.n_head > 0 && a.n_kv > 0 && a.head_dim > 0 && a.n_head % a.n_kv == 0 && a.window >= 0,
