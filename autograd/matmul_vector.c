@@ -14,12 +14,12 @@
 #include "weight.h"
 
 enum {
-    FORWARD_COLS = 512,
+    FORWARD_COLS = 128,
     FORWARD_LD = FORWARD_COLS + 16, /* rows must not meet in one set of the cache */
+    FORWARD_TOKENS = 480,           /* that share an opened piece: whole blocks */
     BACKWARD_ROWS = 128,
     BLOCK_TOKENS = 48, /* that are spread at a time */
-    C_LD = BLOCK_TOKENS,
-    FEW_MOST = 10, /* tokens short of a sixteen */
+    FEW_MOST = 10,     /* tokens short of a sixteen */
     FEW_LD = FEW_MOST * 16
 };
 
@@ -29,12 +29,13 @@ typedef struct Kernels {
     int few_lanes;   /* of a sum of few_rows */
     void (*round_row)(const float *from, int64_t n, float *to);
     void (*widen)(const uint16_t *from, int64_t n, float *to);
-    void (*open_lines)(const char *lines, const float *value, const float *scale, float *dst,
-                       int64_t ld); /* NULL: row by row */
+    void (*open_lines)(const char *lines, const float *value, const float *scale, bool halves,
+                       float *dst, int64_t ld); /* NULL: row by row */
     void (*open_int8)(const int8_t *q, const float *scale, float *dst, int64_t ld);
-    void (*spread_tile)(const char *tile, int64_t n, float *x, int64_t ld);
+    void (*spread_right)(const char *tile, int64_t n, float *x, int64_t ld);
     void (*token_rows)(int n, int tiles, const float *w, const float *x, int64_t k, float *c);
     void (*few_rows)(int n, int tokens, const float *w, const float *x, int64_t k, float *sum);
+    void (*spread_left)(const char *tile, int64_t n, int tokens, float *dy);
     void (*back_rows)(int n, const float *dy, const float *w, int64_t k, float *dx, int64_t ld);
 } Kernels;
 
@@ -107,8 +108,8 @@ static void open_block(const Kernels *k, const Tensor *w, const char *panel, int
         return;
     }
     bool halves = s == HALF_BF16 || s == HALF_E8M0;
-    for (int i = 0; i < PANEL_ROWS * 2; i++) scale[i] = row_scale(s, scales, halves ? i : i / 2);
-    k->open_lines(at, packed_as[w->dtype].value, scale, dst, ld);
+    for (int i = 0; i < PANEL_ROWS << halves; i++) scale[i] = row_scale(s, scales, i);
+    k->open_lines(at, packed_as[w->dtype].value, scale, halves, dst, ld);
 }
 
 /* Columns [from, from + n) of one row; zeros up to `width`. */
@@ -142,44 +143,51 @@ static void open_piece(const Kernels *k, const Tensor *w, int64_t row, int n, co
 
 /* ---- forward -------------------------------------------------------------------------------- */
 
-typedef struct ForwardScratch {
-    float w[PANEL_ROWS * FORWARD_LD], x[FORWARD_COLS * BLOCK_TOKENS], c[PANEL_ROWS * C_LD];
-    float few_x[(FEW_MOST + 3) * FORWARD_LD], few_sum[PANEL_ROWS * FEW_LD];
-} ForwardScratch;
-
-/* y[token][r] (+)= c[r][token]. */
-static void put_tokens(int n, int64_t tokens, const float *c, float *y, int64_t ldy, bool add) {
-    for (int64_t t = 0; t < tokens; t += 4) {
-        for (int r = 0; r < n; r += 4) {
-            Quad from[4], to[4];
-            for (int i = 0; i < 4; i++) memcpy(&from[i], c + (r + i) * C_LD + t, sizeof(Quad));
-            quad_transpose(from, to);
-            size_t bytes = (size_t)least(4, n - r) * sizeof *y;
-            for (int i = 0; i < least(4, tokens - t); i++) {
-                Quad old = {0};
-                float *at = y + (t + i) * ldy + r;
-                if (add) memcpy(&old, at, bytes);
-                to[i] += old;
-                memcpy(at, &to[i], bytes);
-            }
+/* The first n values of each of the first `rows` quads. */
+static void put_quads(const Quad *q, int n, int64_t rows, float *y, int64_t ldy) {
+    for (int i = 0; i < 4 && i < rows; i++, y += ldy) {
+        if (n >= 4) {
+            quad_store(y, q[i]);
+        } else {
+            memcpy(y, &q[i], (size_t)n * sizeof *y);
         }
     }
 }
 
-/* Four tokens from quad on: n tiles of one token tile become x[token][column]. */
-static void spread_few(const char *tile, int64_t n, int quad, float *x) {
+typedef struct ForwardScratch {
+    float w[PANEL_ROWS * FORWARD_LD], x[FORWARD_COLS * BLOCK_TOKENS];
+    float c[PANEL_ROWS * FORWARD_TOKENS]; /* [block][row][token] */
+    float few_x[(FEW_MOST + 3) * FORWARD_LD], few_sum[PANEL_ROWS * FEW_LD];
+} ForwardScratch;
+
+/* y[token][r] = c[r][token]. */
+static void put_tokens(int n, int64_t tokens, const float *c, int64_t ldc, float *y, int64_t ldy) {
+    for (int64_t t = 0; t < tokens; t += 4) {
+        for (int r = 0; r < n; r += 4) {
+            Quad from[4], to[4];
+            for (int i = 0; i < 4; i++) from[i] = quad_load(c + (r + i) * ldc + t);
+            quad_transpose(from, to);
+            put_quads(to, n - r, tokens - t, y + t * ldy + r, ldy);
+        }
+    }
+}
+
+/* Tokens [first, tokens) of one token tile, four at most: n tiles become x[token][column]. */
+static void spread_few(const char *tile, int64_t n, int first, int tokens, float *x) {
     for (; n > 0; n--, tile += TILE_BYTES, x += TILE_COLS) {
         for (int lane = 0; lane < 4; lane++) {
             Quad from[4], to[4];
-            for (int i = 0; i < 4; i++)
-                memcpy(&from[i], tile + (lane * 4 + i) * 64 + quad * 16, sizeof(Quad));
+            for (int i = 0; i < 4; i++) {
+                const char *row = tile + (lane * 4 + i) * 64;
+                from[i] = quad_load((const float *)(const void *)row + first);
+            }
             quad_transpose(from, to);
-            for (int t = 0; t < 4; t++) {
+            for (int t = 0; t < 4 && first + t < tokens; t++) {
                 QuadBits even = (QuadBits)to[t] << 16, odd = (QuadBits)to[t] & 0xffff0000u;
                 QuadBits low = __builtin_shufflevector(even, odd, 0, 4, 1, 5);
                 QuadBits high = __builtin_shufflevector(even, odd, 2, 6, 3, 7);
-                memcpy(x + t * FORWARD_LD + lane * 4, &low, sizeof low);
-                memcpy(x + t * FORWARD_LD + 16 + lane * 4, &high, sizeof high);
+                quad_store(x + t * FORWARD_LD + lane * 4, (Quad)low);
+                quad_store(x + t * FORWARD_LD + 16 + lane * 4, (Quad)high);
             }
         }
     }
@@ -191,65 +199,92 @@ static void put_few(int n, int64_t tokens, int lanes, const float *sum, float *y
         for (int r = 0; r < n; r += 4) {
             Quad from[4], to[4];
             for (int i = 0; i < 4; i++) {
-                from[i] = (Quad){0};
-                for (int lane = 0; lane < lanes; lane += 4) {
-                    Quad part;
-                    memcpy(&part, sum + (r + i) * FEW_LD + t * lanes + lane, sizeof part);
-                    from[i] += part;
-                }
+                const float *lane = sum + (r + i) * FEW_LD + t * lanes;
+                from[i] = quad_load(lane);
+                for (int l = 4; l < lanes; l += 4) from[i] += quad_load(lane + l);
             }
             quad_transpose(from, to);
             to[0] = (to[0] + to[1]) + (to[2] + to[3]);
-            memcpy(y + t * ldy + r, &to[0], (size_t)least(4, n - r) * sizeof *y);
+            put_quads(to, n - r, 1, y + t * ldy + r, ldy);
         }
     }
 }
 
-/* What s->w holds, n_k tiles of columns from tile k on, meets all tokens. */
-static void meet_tokens(const Kernels *k, const ForwardTask *f, ForwardScratch *s, int64_t tile,
-                        int64_t n_k, int64_t tiles, int few, bool add) {
-    int64_t cols = n_k * TILE_COLS;
-    for (int64_t t = 0, some; t < tiles; t += some) {
-        some = least(k->token_tiles, tiles - t);
-        int64_t token = t * TILE_TOKENS, tokens = some * TILE_TOKENS;
+/* The tokens of a task that are worked on together: those of `tiles` token tiles from tile `first`
+ * on, then a few. */
+typedef struct Tokens {
+    int64_t first, tiles;
+    int few;
+} Tokens;
+
+/* What s->w holds, n columns from tile k of the inner side on, meets the tokens. */
+static void meet_tokens(const Kernels *k, const ForwardTask *f, const Tokens *p, ForwardScratch *s,
+                        int64_t tile, int64_t n) {
+    int64_t n_k = (n + TILE_COLS - 1) / TILE_COLS, cols = n_k * TILE_COLS;
+    float *c = s->c;
+    for (int64_t t = 0, some; t < p->tiles; t += some) {
+        some = least(k->token_tiles, p->tiles - t);
         for (int64_t i = 0; i < some; i++) {
-            k->spread_tile(packed_tile(f->x, t + i, tile), n_k, s->x + i * TILE_TOKENS, tokens);
+            k->spread_right(packed_tile(f->x, p->first + t + i, tile), n_k, s->x + i * TILE_TOKENS,
+                            some * TILE_TOKENS);
         }
-        k->token_rows(f->n, (int)some, s->w, s->x, cols, s->c);
-        put_tokens(f->n, least(tokens, f->x->m - token), s->c, f->y + token * f->ldy, f->ldy, add);
+        k->token_rows(f->n, (int)some, s->w, s->x, cols, c);
+        c += PANEL_ROWS * k->token_tiles * TILE_TOKENS;
     }
-    for (int t = 0; t < few; t += 4) {
-        spread_few(packed_tile(f->x, tiles, tile), n_k, t / 4, s->few_x + t * FORWARD_LD);
+    for (int t = 0; t < p->few; t += 4) {
+        spread_few(packed_tile(f->x, p->first + p->tiles, tile), n_k, t, p->few,
+                   s->few_x + t * FORWARD_LD);
     }
-    if (few) k->few_rows(f->n, few, s->w, s->few_x, cols, s->few_sum);
+    if (p->few) k->few_rows(f->n, p->few, s->w, s->few_x, cols, s->few_sum);
 }
 
-static void forward(const ForwardTask *f, void *scratch) {
-    const Kernels *k = kernels();
-    ForwardScratch *s = scratch;
-    int64_t cols = tensor_cols(f->w), lora = f->x->n_k - f->x->n_lora;
-    int64_t tiles = f->x->m / TILE_TOKENS;
-    int few = (int)(f->x->m % TILE_TOKENS);
-    if (few > FEW_MOST) tiles++, few = 0;
-    if (f->n < PANEL_ROWS) { /* blocks of rows run over the last one */
-        memset(s->w + f->n * FORWARD_LD, 0, (size_t)((PANEL_ROWS - f->n) * FORWARD_LD) * 4);
+/* y of the tokens. */
+static void put(const Kernels *k, const ForwardTask *f, const Tokens *p, const ForwardScratch *s) {
+    int64_t block = k->token_tiles * TILE_TOKENS,
+            end = least(p->tiles * TILE_TOKENS, f->x->m - p->first * TILE_TOKENS);
+    float *y = f->y + p->first * TILE_TOKENS * f->ldy;
+    for (int64_t t = 0; t < end; t += block) {
+        put_tokens(f->n, least(block, end - t), s->c + t * PANEL_ROWS, block, y + t * f->ldy,
+                   f->ldy);
     }
-    if (few) memset(s->few_sum, 0, sizeof s->few_sum);
+    if (p->few) put_few(f->n, p->few, k->few_lanes, s->few_sum, y + end * f->ldy, f->ldy);
+}
+
+static void forward_tokens(const Kernels *k, const ForwardTask *f, const Tokens *p,
+                           ForwardScratch *s) {
+    int64_t cols = tensor_cols(f->w), lora = f->x->n_k - f->x->n_lora;
+    int64_t blocks = (p->tiles + k->token_tiles - 1) / k->token_tiles;
+    memset(s->c, 0, (size_t)(blocks * k->token_tiles * TILE_TOKENS * PANEL_ROWS) * sizeof *s->c);
+    if (p->few) memset(s->few_sum, 0, sizeof s->few_sum);
     for (int64_t from = 0; from < cols; from += FORWARD_COLS) {
         int64_t n = least(FORWARD_COLS, cols - from);
         open_piece(k, f->w, f->row, f->n, f->panel, from, n, s->w, FORWARD_LD);
-        meet_tokens(k, f, s, from / TILE_COLS, (n + TILE_COLS - 1) / TILE_COLS, tiles, few,
-                    from > 0);
+        meet_tokens(k, f, p, s, from / TILE_COLS, n);
     }
     Tensor b = {.dtype = DT_f32, .n_dim = 2, .dim = {f->n, f->R}, .data = (float *)f->b};
     for (int64_t from = 0; f->b && from < f->R; from += FORWARD_COLS) {
         int64_t n = least(FORWARD_COLS, f->R - from);
         open_piece(k, &b, 0, f->n, NULL, from, n, s->w, FORWARD_LD);
-        meet_tokens(k, f, s, lora + from / TILE_COLS, (n + TILE_COLS - 1) / TILE_COLS, tiles, few,
-                    true);
+        meet_tokens(k, f, p, s, lora + from / TILE_COLS, n);
     }
-    float *y = f->y + tiles * TILE_TOKENS * f->ldy;
-    if (few) put_few(f->n, few, k->few_lanes, s->few_sum, y, f->ldy);
+    put(k, f, p, s);
+}
+
+static void forward(const ForwardTask *f, void *scratch) {
+    ForwardScratch *s = scratch;
+    if (f->n < PANEL_ROWS) { /* blocks of rows run over the last one */
+        memset(s->w + f->n * FORWARD_LD, 0, (size_t)((PANEL_ROWS - f->n) * FORWARD_LD) * 4);
+    }
+    for (int64_t t = 0; t < f->x->m; t += FORWARD_TOKENS) {
+        int64_t tokens = least(FORWARD_TOKENS, f->x->m - t), rest = tokens % TILE_TOKENS;
+        Tokens p = {.first = t / TILE_TOKENS, .tiles = tokens / TILE_TOKENS};
+        if (rest > FEW_MOST) {
+            p.tiles++;
+        } else {
+            p.few = (int)rest;
+        }
+        forward_tokens(kernels(), f, &p, s);
+    }
 }
 
 /* ---- backward ------------------------------------------------------------------------------- */
@@ -267,12 +302,12 @@ static void meet_rows(const Kernels *k, const BackwardTask *b, BackwardScratch *
         some = least(BLOCK_TOKENS, b->dy->m - t);
         float *dx = b->dx + t * b->lddx, *to = ragged ? s->dx : dx;
         int64_t ld = ragged ? BLOCK_COLS : b->lddx;
+        for (int64_t i = 0; i < some; i += TILE_TOKENS) {
+            k->spread_left(packed_tile(b->dy, (t + i) / TILE_TOKENS, tile),
+                           (rows + TILE_COLS - 1) / TILE_COLS, (int)least(TILE_TOKENS, some - i),
+                           s->dy + i * BACKWARD_ROWS);
+        }
         for (int64_t i = 0; i < some; i++) {
-            for (int64_t at = 0; at < rows; at += TILE_COLS) {
-                const char *from = packed_tile(b->dy, (t + i) / TILE_TOKENS, tile + at / TILE_COLS);
-                k->widen((const uint16_t *)(const void *)(from + (t + i) % TILE_TOKENS * 64),
-                         TILE_COLS, s->dy + i * BACKWARD_ROWS + at);
-            }
             if (!add) memset(to + i * ld, 0, BLOCK_COLS * sizeof *to);
             if (ragged && add) memcpy(to + i * ld, dx + i * b->lddx, (size_t)b->n * sizeof *to);
         }

@@ -14,8 +14,16 @@ TARGET static void NAME(round_row)(const float *from, int64_t n, float *to) {
     for (; i + VEC <= n; i += VEC) NAME(store)(to + i, NAME(bf16)(NAME(load)(from + i)));
     for (; i < n; i++) to[i] = simd_bf16(from[i]);
 }
+TARGET_INLINE V NAME(load_bf16)(const uint16_t *p) {
+    typedef uint16_t Words __attribute__((vector_size(VEC * 2)));
+    Words words;
+    memcpy(&words, p, sizeof words);
+    return (V)(__builtin_convertvector(words, U) << 16);
+}
 TARGET static void NAME(widen)(const uint16_t *from, int64_t n, float *to) {
-    for (int64_t i = 0; i < n; i++) to[i] = bf16_to_f32(from[i]);
+    int64_t i = 0;
+    for (; i + VEC <= n; i += VEC) NAME(store)(to + i, NAME(load_bf16)(from + i));
+    for (; i < n; i++) to[i] = bf16_to_f32(from[i]);
 }
 
 #if VEC > 4
@@ -51,12 +59,18 @@ TARGET_INLINE U NAME(high_words)(U u) { return (U)_mm256_unpackhi_epi16((__m256i
 #endif
 
 /* A block of lines (quant/line.h) with the values that its codes stand for and their scales
- * [row][half]: 32 rows of 64 values, ld apart. */
-TARGET static void NAME(open_lines)(const char *lines, const float *value, const float *scale,
-                                    float *dst, int64_t ld) {
+ * [row][half] or [row]: 32 rows of 64 values, ld apart. */
+TARGET_INLINE void NAME(open_lines_as)(const char *lines, const float *value, const float *scale,
+                                       const bool halves, float *dst, int64_t ld) {
     for (int row = 0; row < PANEL_ROWS; row += 2, dst += 2 * ld, lines += LINE_BYTES) {
         NAME(Table) table[4];
-        UNROLL for (int i = 0; i < 4; i++) table[i] = NAME(table)(value, scale[2 * row + i]);
+        UNROLL for (int i = 0; i < 4; i++) {
+            if (halves || i % 2 == 0) {
+                table[i] = NAME(table)(value, scale[halves ? 2 * row + i : row + i / 2]);
+            } else {
+                table[i] = table[i - 1];
+            }
+        }
         UNROLL for (int at = 0; at < 16; at += VEC) {
             U words, low, high;
             memcpy(&words, lines + at * 4, sizeof words);
@@ -70,17 +84,52 @@ TARGET static void NAME(open_lines)(const char *lines, const float *value, const
         }
     }
 }
+TARGET static void NAME(open_lines)(const char *lines, const float *value, const float *scale,
+                                    bool halves, float *dst, int64_t ld) {
+    if (halves) {
+        NAME(open_lines_as)(lines, value, scale, true, dst, ld);
+    } else {
+        NAME(open_lines_as)(lines, value, scale, false, dst, ld);
+    }
+}
 #endif
 
-/* A block of int8 with the scales of its rows. */
+/* VEC int8 to float32. */
+#if VEC == 16
+TARGET_INLINE V NAME(from_int8)(__m128i q) {
+    return (V)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q));
+}
+#elif VEC == 8
+TARGET_INLINE V NAME(from_int8)(__m128i q) {
+    return (V)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q));
+}
+#endif
+
+/* A block of int8 with the scales of its rows. Of 32 int8 in the order of line_column each second
+ * run of four belongs to the low 16 columns. */
 TARGET static void NAME(open_int8)(const int8_t *q, const float *scale, float *dst, int64_t ld) {
     for (int row = 0; row < PANEL_ROWS; row++, dst += ld) {
-        for (int half = 0; half < BLOCK_COLS; half += 32, q += 32) {
-            for (int lane = 0; lane < 4; lane++) {
-                float *to = dst + half + 4 * lane;
-                for (int i = 0; i < 4; i++) to[i] = simd_bf16((float)q[8 * lane + i] * scale[row]);
-                for (int i = 0; i < 4; i++)
-                    to[16 + i] = simd_bf16((float)q[8 * lane + 4 + i] * scale[row]);
+        V s = NAME(all)(scale[row]);
+        UNROLL for (int half = 0; half < BLOCK_COLS; half += 32, q += 32) {
+            UNROLL for (int at = 0; at < 16; at += VEC) {
+                V low, high;
+#if VEC == 16
+                __m256i q32 = _mm256_loadu_si256((const __m256i *)(const void *)q);
+                q32 = _mm256_permutevar8x32_epi32(q32, _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7));
+                low = NAME(from_int8)(_mm256_castsi256_si128(q32));
+                high = NAME(from_int8)(_mm256_extracti128_si256(q32, 1));
+#elif VEC == 8
+                __m128i q16 = _mm_loadu_si128((const __m128i *)(const void *)(q + 2 * at));
+                q16 = _mm_shuffle_epi32(q16, _MM_SHUFFLE(3, 1, 2, 0));
+                low = NAME(from_int8)(q16);
+                high = NAME(from_int8)(_mm_unpackhi_epi64(q16, q16));
+#else
+                const int8_t *p = q + 2 * at;
+                low = (V){p[0], p[1], p[2], p[3]};
+                high = (V){p[4], p[5], p[6], p[7]};
+#endif
+                NAME(store)(dst + half + at, NAME(bf16)(low * s));
+                NAME(store)(dst + half + 16 + at, NAME(bf16)(high * s));
             }
         }
     }
@@ -88,10 +137,14 @@ TARGET static void NAME(open_int8)(const int8_t *q, const float *scale, float *d
 
 /* ---- forward: blocks of 16 tokens ----------------------------------------------------------- */
 
-enum { NAME(TOKEN_TILES) = VEC == 16 ? 3 : 1, NAME(TOKEN_VECS) = TILE_TOKENS / VEC };
+enum {
+    NAME(TOKEN_TILES) = VEC == 16 ? 3 : 1, /* at a time */
+    NAME(TOKEN_VECS) = TILE_TOKENS / VEC,
+    NAME(C_LD) = NAME(TOKEN_TILES) * TILE_TOKENS
+};
 
 /* n tiles of one token tile become x[column][token], rows ld apart. */
-TARGET static void NAME(spread_tile)(const char *tile, int64_t n, float *x, int64_t ld) {
+TARGET static void NAME(spread_right)(const char *tile, int64_t n, float *x, int64_t ld) {
     for (; n > 0; n--, x += TILE_COLS * ld) {
         for (int r = 0; r < 16; r++, tile += 64) {
             float *to = x + pair_column(r) * ld;
@@ -105,12 +158,12 @@ TARGET static void NAME(spread_tile)(const char *tile, int64_t n, float *x, int6
     }
 }
 
-/* c[r][token] = sum over k of w[r][k] x[k][token]: nr rows, nv vectors of tokens. */
+/* c[r][token] += sum over k of w[r][k] x[k][token]: nr rows, nv vectors of tokens. */
 TARGET_INLINE void NAME(token_block)(const int nr, const int nv, const float *w, const float *x,
                                      int64_t k, float *c) {
     V sum[nr > 8 ? 16 : 8][4];
     UNROLL for (int r = 0; r < nr; r++) {
-        UNROLL for (int v = 0; v < nv; v++) sum[r][v] = NAME(all)(0);
+        UNROLL for (int v = 0; v < nv; v++) sum[r][v] = NAME(load)(c + r * NAME(C_LD) + v * VEC);
     }
     for (int64_t i = 0; i < k; i++, x += nv * VEC) {
         V right[4];
@@ -121,7 +174,7 @@ TARGET_INLINE void NAME(token_block)(const int nr, const int nv, const float *w,
         }
     }
     UNROLL for (int r = 0; r < nr; r++) {
-        UNROLL for (int v = 0; v < nv; v++) NAME(store)(c + r * C_LD + v * VEC, sum[r][v]);
+        UNROLL for (int v = 0; v < nv; v++) NAME(store)(c + r * NAME(C_LD) + v * VEC, sum[r][v]);
     }
 }
 #define TOKEN_BLOCK(nr, nv)                                                                        \
@@ -144,7 +197,7 @@ TOKEN_BLOCK(2, 4)
 /* All n rows against `tiles` token tiles. */
 TARGET static void NAME(token_rows)(int n, int tiles, const float *w, const float *x, int64_t k,
                                     float *c) {
-    for (int r = 0, step; r < n; r += step, w += step * FORWARD_LD, c += step * C_LD) {
+    for (int r = 0, step; r < n; r += step, w += step * FORWARD_LD, c += step * NAME(C_LD)) {
 #if VEC == 16
         step = tiles == 1 ? 16 : 8;
         if (tiles == 3) NAME(token_block_8_3)(w, x, k, c);
@@ -224,6 +277,18 @@ TARGET static void NAME(few_rows)(int n, int tokens, const float *w, const float
 
 /* ---- backward ------------------------------------------------------------------------------- */
 
+/* n tiles of one token tile become dy[token][row of w]. */
+TARGET static void NAME(spread_left)(const char *tile, int64_t n, int tokens, float *dy) {
+    for (; n > 0; n--, dy += TILE_COLS, tile += TILE_BYTES) {
+        for (int t = 0; t < tokens; t++) {
+            const uint16_t *from = (const uint16_t *)(const void *)(tile + t * 64);
+            UNROLL for (int i = 0; i < TILE_COLS; i += VEC) {
+                NAME(store)(dy + t * BACKWARD_ROWS + i, NAME(load_bf16)(from + i));
+            }
+        }
+    }
+}
+
 /* dx[token][column] += sum over k of dy[token][k] w[k][column], nt tokens, nv vectors. */
 TARGET_INLINE void NAME(back_block)(const int nt, const int nv, const float *dy, const float *w,
                                     int64_t k, float *dx, int64_t ld) {
@@ -287,14 +352,15 @@ TARGET static void NAME(back_rows)(int n, const float *dy, const float *w, int64
 static const Kernels NAME(kernels) = {
     .token_tiles = NAME(TOKEN_TILES),
     .round_row = NAME(round_row),
+    .widen = NAME(widen),
 #if VEC > 4
     .open_lines = NAME(open_lines),
 #endif
     .open_int8 = NAME(open_int8),
-    .spread_tile = NAME(spread_tile),
+    .spread_right = NAME(spread_right),
     .token_rows = NAME(token_rows),
     .few_rows = NAME(few_rows),
     .few_lanes = VEC,
+    .spread_left = NAME(spread_left),
     .back_rows = NAME(back_rows),
-    .widen = NAME(widen),
 };

@@ -24,6 +24,12 @@
 /* Four floats at a time, the same everywhere. */
 typedef float Quad __attribute__((vector_size(16), aligned(4), may_alias));
 typedef uint32_t QuadBits __attribute__((vector_size(16), aligned(4), may_alias));
+static inline Quad quad_load(const float *p) {
+    Quad q;
+    memcpy(&q, p, sizeof q);
+    return q;
+}
+static inline void quad_store(float *p, Quad q) { memcpy(p, &q, sizeof q); }
 /* Column i of the four rows at from becomes row i of to. */
 static inline __attribute__((always_inline)) void quad_transpose(const Quad *from, Quad *to) {
     Quad a = __builtin_shufflevector(from[0], from[1], 0, 4, 1, 5);
@@ -74,8 +80,8 @@ TARGET_INLINE V NAME(fma)(V a, V b, V c) {
     return a * b + c;
 #endif
 }
-/* Rounded to bfloat16, to nearest, ties to even; NaN stays NaN. */
+/* Rounded to bfloat16, to nearest, ties to even (NaN as arithmetic makes it stays NaN). */
 TARGET_INLINE V NAME(bf16)(V x) {
-    U u = (U)x, nan = (U)(x != x), up = 0x7fff + (u >> 16 & 1);
-    return (V)(((u + (up & ~nan)) | (nan & 0x400000u)) & 0xffff0000u);
+    U u = (U)x;
+    return (V)((u + (0x7fff + (u >> 16 & 1))) & 0xffff0000u);
 }
