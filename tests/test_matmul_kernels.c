@@ -1,0 +1,302 @@
+/* The kernels of matmul_kernels.h, every instruction set and every format, forward and backward,
+ * against sums in float64 of the same bfloat16 operands. Weights, factors and results end where
+ * memory ends: reading or writing behind them is a fault. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#include <cmocka.h>
+#include "autograd/cpu.h"
+#include "autograd/matmul_kernels.h"
+#include "autograd/weight.h"
+
+enum { SAMPLES = 5, EXTRA = 3 /* columns of the result beside those asked for */ };
+
+static Rng rng = {11, 0, 0};
+static uint64_t below(uint64_t n) { return rng_u64(&rng) % n; }
+static float value(void) { return (float)rng_uniform(&rng) - 0.5f; }
+
+/* ---- memory that ends at a page that must not be touched ---- */
+
+typedef struct Guarded {
+    char *map;
+    size_t mapped;
+    void *p;
+} Guarded;
+
+static Guarded guarded(size_t bytes) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), used = (bytes + page - 1) / page * page;
+    Guarded g = {.mapped = used + page};
+    g.map = mmap(NULL, g.mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_true(g.map != MAP_FAILED);
+    assert_int_equal(mprotect(g.map + used, page, PROT_NONE), 0);
+    g.p = g.map + used - bytes;
+    return g;
+}
+static void release(Guarded *g) { munmap(g->map, g->mapped); }
+
+static Guarded random_floats(int64_t n) {
+    Guarded g = guarded((size_t)n * 4);
+    for (int64_t i = 0; i < n; i++) ((float *)g.p)[i] = value();
+    return g;
+}
+
+static float rounded(float x) { return bf16_to_f32(f32_to_bf16(x)); }
+
+/* ---- operands ---- */
+
+/* A stack of two matrices, of which the second is used. */
+typedef struct Weight {
+    Tensor t;
+    Guarded bytes;
+    float *value; /* of the second, rounded to bfloat16 */
+} Weight;
+
+static Weight weight_new(DType d, int64_t rows, int64_t cols) {
+    Weight w = {.t = {.dtype = d, .n_dim = 3, .dim = {2, rows, cols}}};
+    size_t bytes = (size_t)weight_bytes(d, 3, w.t.dim);
+    w.bytes = guarded(bytes);
+    w.t.data = w.bytes.p;
+    w.value = mem_alloc((size_t)(2 * rows * cols) * 4);
+    float *second = w.value + rows * cols;
+    for (int64_t i = 0; i < rows * cols; i++) second[i] = value();
+    double lost = 0, size = 0;
+    if (d == DT_nf4_flat)
+        weight_pack_flat(w.value, 2 * rows * cols, w.t.data, &lost, &size);
+    else if (!dtype_is_packed(d))
+        dtype_info[d].from_f32(w.value, w.t.data, 2 * rows * cols);
+    else
+        weight_pack(d, second, rows, cols, (char *)w.t.data + bytes / 2, &lost, &size);
+    for (int64_t r = 0; r < rows; r++) {
+        float *row = w.value + r * cols;
+        weight_open(&w.t, rows + r, 0, cols, row);
+        for (int64_t c = 0; c < cols; c++) row[c] = rounded(row[c]);
+    }
+    return w;
+}
+static void weight_free(Weight *w) {
+    release(&w->bytes);
+    mem_free(w->value);
+}
+
+/* Rows of tokens, their first `cols` columns and behind them R low-rank ones, packed. */
+typedef struct Tokens {
+    float *x; /* (m, cols + R), rounded to bfloat16 */
+    Guarded tiles;
+    Packed packed;
+} Tokens;
+
+/* Where column k of token t stands in a right operand's tile (else a left one's). */
+static int place(int64_t t, int64_t k, bool right) {
+    if (!right) return (int)(t % 16 * 32 + k % 32);
+    int r = 0;
+    while (pair_column(r) != k % 32 / 2 * 2) r++;
+    return r * 32 + (int)(t % 16) * 2 + (int)(k % 2);
+}
+
+static Tokens tokens_new(int64_t m, int64_t cols, int64_t R, bool right) {
+    int64_t tiles = right ? (cols + 63) / 64 * 2 : (cols + 31) / 32, lora = (R + 31) / 32;
+    int64_t wide = cols + R, bytes = (m + 15) / 16 * (tiles + lora) * TILE_BYTES;
+    Tokens x = {mem_alloc((size_t)(m * wide) * 4), guarded((size_t)bytes), {0}};
+    x.packed = (Packed){x.tiles.p, m, tiles + lora, lora};
+    for (int64_t t = 0; t < m; t++) {
+        for (int64_t i = 0; i < wide; i++) {
+            float v = rounded(value());
+            int64_t k = i < cols ? i : tiles * 32 + i - cols;
+            x.x[t * wide + i] = v;
+            ((uint16_t *)packed_tile(&x.packed, t / 16, k / 32))[place(t, k, right)] =
+                f32_to_bf16(v);
+        }
+    }
+    return x;
+}
+static void tokens_free(Tokens *x) {
+    mem_free(x->x);
+    release(&x->tiles);
+}
+
+/* ---- one case ---- */
+
+typedef struct Case {
+    const MatmulKernels *kernels;
+    DType dtype;
+    int64_t rows, cols, m, R;
+    bool add;
+} Case;
+
+/* Roundings of a float32 sum of n terms are as likely up as down: their sum stays within a few
+ * roots of n. One term missing would be 1/n. */
+static void check(const Case *c, const char *way, int64_t t, int64_t j, double got, double want,
+                  double size, int64_t n) {
+    double most = 4 * sqrt((double)n) * 0x1p-24 * size;
+    if (!(fabs(got - want) <= most))
+        fail_msg("%s of %s (%ld x %ld), %ld tokens, rank %ld: [%ld][%ld] is %.9g, not %.9g +- %.1g",
+                 way, dtype_info[c->dtype].name, (long)c->rows, (long)c->cols, (long)c->m,
+                 (long)c->R, (long)t, (long)j, got, want, most);
+}
+
+/* Results start as 1, 2, 3...: what is not to be written must stay, what is added to must count. */
+static Guarded results_new(int64_t n) {
+    Guarded g = guarded((size_t)n * 4);
+    for (int64_t i = 0; i < n; i++) ((float *)g.p)[i] = (float)(i % 1000);
+    return g;
+}
+
+static int64_t sample(const Case *c, int s) {
+    return s == 0 ? c->m - 1 : s == 1 ? 0 : (int64_t)below((uint64_t)c->m);
+}
+
+static void forward_case(const Case *c) {
+    Weight w = weight_new(c->dtype, c->rows, c->cols);
+    Tokens x = tokens_new(c->m, c->cols, c->R, true);
+    Guarded b = random_floats(c->rows * c->R), y = results_new(c->m * (c->rows + EXTRA));
+    int64_t ld = c->rows + EXTRA, wide = c->cols + c->R;
+    float *Y = y.p, *B = b.p;
+    char *scratch = aligned_alloc(64, (c->kernels->scratch_bytes + 63) / 64 * 64);
+    c->kernels->begin();
+    for (int64_t row = 0; row < c->rows; row += PANEL_ROWS) {
+        int64_t left = c->rows - row;
+        ForwardTask task = {
+            .w = &w.t,
+            .row = c->rows + row,
+            .panel = dtype_is_packed(c->dtype) ? weight_panel(&w.t, 1, row / PANEL_ROWS) : NULL,
+            .n = (int)(left < PANEL_ROWS ? left : PANEL_ROWS),
+            .x = &x.packed,
+            .b = c->R ? B + row * c->R : NULL,
+            .R = c->R,
+            .y = Y + row,
+            .ldy = ld};
+        c->kernels->forward(&task, scratch);
+    }
+    c->kernels->end();
+    for (int s = 0; s < SAMPLES; s++) {
+        int64_t t = sample(c, s);
+        for (int64_t j = 0; j < c->rows; j++) {
+            double sum = 0, size = 0;
+            for (int64_t i = 0; i < wide; i++) {
+                double v = i < c->cols ? (double)w.value[j * c->cols + i]
+                                       : (double)rounded(B[j * c->R + i - c->cols]);
+                sum += v * (double)x.x[t * wide + i];
+                size += fabs(v * (double)x.x[t * wide + i]);
+            }
+            check(c, "forward", t, j, (double)Y[t * ld + j], sum, size, wide);
+        }
+        for (int64_t j = c->rows; j < ld; j++)
+            assert_true(Y[t * ld + j] == (float)((t * ld + j) % 1000));
+    }
+    free(scratch);
+    tokens_free(&x);
+    weight_free(&w);
+    release(&b);
+    release(&y);
+}
+
+static void backward_case(const Case *c) {
+    Weight w = weight_new(c->dtype, c->rows, c->cols);
+    Tokens dy = tokens_new(c->m, c->rows, c->R, false);
+    Guarded a = random_floats(c->R * c->cols), dx = results_new(c->m * (c->cols + EXTRA));
+    int64_t ld = c->cols + EXTRA, wide = c->rows + c->R;
+    float *X = dx.p, *A = a.p;
+    char *scratch = aligned_alloc(64, (c->kernels->scratch_bytes + 63) / 64 * 64);
+    c->kernels->begin();
+    for (int64_t col = 0; col < c->cols; col += BLOCK_COLS) {
+        int64_t left = c->cols - col;
+        BackwardTask task = {.w = &w.t,
+                             .row = c->rows,
+                             .rows = c->rows,
+                             .panel = dtype_is_packed(c->dtype) ? weight_panel(&w.t, 1, 0) : NULL,
+                             .col = col,
+                             .n = (int)(left < BLOCK_COLS ? left : BLOCK_COLS),
+                             .dy = &dy.packed,
+                             .a = c->R ? A + col : NULL,
+                             .R = c->R,
+                             .lda = c->cols,
+                             .dx = X + col,
+                             .lddx = ld,
+                             .add = c->add};
+        c->kernels->backward(&task, scratch);
+    }
+    c->kernels->end();
+    for (int s = 0; s < SAMPLES; s++) {
+        int64_t t = sample(c, s);
+        for (int64_t j = 0; j < c->cols; j++) {
+            double sum = c->add ? (double)((t * ld + j) % 1000) : 0, size = sum;
+            for (int64_t i = 0; i < wide; i++) {
+                double v = i < c->rows ? (double)w.value[i * c->cols + j]
+                                       : (double)rounded(A[(i - c->rows) * c->cols + j]);
+                sum += v * (double)dy.x[t * wide + i];
+                size += fabs(v * (double)dy.x[t * wide + i]);
+            }
+            check(c, "backward", t, j, (double)X[t * ld + j], sum, size, wide);
+        }
+        for (int64_t j = c->cols; j < ld; j++)
+            assert_true(X[t * ld + j] == (float)((t * ld + j) % 1000));
+    }
+    free(scratch);
+    tokens_free(&dy);
+    weight_free(&w);
+    release(&a);
+    release(&dx);
+}
+
+/* ---- all of them ---- */
+
+static const DType formats[] = {DT_f32, DT_bf16,    DT_f16,      DT_int8,  DT_nf4,     DT_nf4_bf16,
+                                DT_tq4, DT_tq4_b64, DT_int4_g32, DT_mxfp4, DT_nf4_flat};
+static const int64_t widths[] = {704, 40, 96, 2816, 7, 24, 640, 2112};
+static const int64_t heights[] = {64, 33, 7, 96, 40, 32, 65, 1, 160};
+static const int64_t ranks[] = {0, 8, 1, 33, 300};
+static const int64_t tokens[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13,  14,  15,
+                                 16, 17, 18, 20, 24, 27, 30, 31, 32, 33, 40, 64, 129, 300, 1024};
+#define PICK(list, i) (list)[(size_t)(i) % COUNT_OF(list)]
+
+/* Every format meets every width and height; ranks and numbers of tokens go round (their counts
+ * have no common divisor). Every 16-bit format meets every number of tokens. */
+static void all_cases(const MatmulKernels *k) {
+    int n = 0;
+    for (size_t f = 0; f < COUNT_OF(formats); f++) {
+        for (size_t i = 0; i < 9; i++, n++) {
+            Case c = {k,
+                      formats[f],
+                      PICK(heights, i),
+                      PICK(widths, i),
+                      PICK(tokens, 7 * n),
+                      PICK(ranks, n),
+                      n % 2 == 0};
+            if (c.rows * c.cols * c.m > (int64_t)1 << 22) c.m = 17 + n % 20;
+            forward_case(&c);
+            int64_t rows = c.rows;
+            if (c.dtype != DT_nf4_flat) c.rows = c.cols, c.cols = rows;
+            backward_case(&c);
+        }
+    }
+    for (size_t i = 0; i < COUNT_OF(tokens); i++) {
+        Case c = {k, DT_bf16, 33, 72, tokens[i], PICK(ranks, i), i % 2 == 0};
+        forward_case(&c);
+        backward_case(&c);
+    }
+}
+
+static void test_amx(void **state) {
+    (void)state;
+    if (cpu_isa() != ISA_AMX) {
+        print_message("1 test skipped: no AMX here\n");
+        skip();
+    }
+    all_cases(&matmul_amx);
+}
+
+static void test_vector(void **state) {
+    (void)state;
+    all_cases(&matmul_vector);
+}
+
+int main(void) {
+    const struct CMUnitTest all[] = {cmocka_unit_test(test_amx), cmocka_unit_test(test_vector)};
+    return cmocka_run_group_tests(all, NULL, NULL);
+}
