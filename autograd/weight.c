@@ -2,6 +2,7 @@
 #include "weight.h"
 #include <string.h>
 #include "quant/nf4_flat.h"
+#include "simd.h"
 #include "turn.h"
 
 static int64_t product(int n_dim, const int64_t *dim) {
@@ -74,16 +75,18 @@ DType weight_format_of(const char *word, DType source, int64_t cols) {
     return d == DT_i32 || d == DT_nf4_flat || d == DT_nf4_bf16 ? DT_COUNT : d;
 }
 
-/* Adds the squares of n values, and of what opening them anew lost. Short sums in float32 would
- * not do: the values of a tensor are billions. */
-static void add_errors(const float *values, const float *opened, int64_t n, double *error_sum,
-                       double *value_sum) {
-    enum { LANES = 8 };
+/* Adds the squares of n values, and of what opening them anew lost. */
+SIMD static void add_errors(const float *values, const float *opened, int64_t n, double *error_sum,
+                            double *value_sum) {
+    enum { LANES = 16 };
     double error[LANES] = {0}, value[LANES] = {0};
-    for (int64_t i = 0; i < n; i++) {
-        double v = (double)values[i], lost = v - (double)opened[i];
-        error[i % LANES] += lost * lost;
-        value[i % LANES] += v * v;
+    for (int64_t at = 0; at < n; at += LANES) {
+        int64_t some = n - at < LANES ? n - at : LANES;
+        for (int64_t l = 0; l < LANES && l < some; l++) {
+            double v = (double)values[at + l], lost = v - (double)opened[at + l];
+            error[l] += lost * lost;
+            value[l] += v * v;
+        }
     }
     for (int l = 0; l < LANES; l++) *error_sum += error[l], *value_sum += value[l];
 }

@@ -55,15 +55,14 @@ SIMD_INLINE uint16_t bf16_finite(float x) {
     return magnitude >= 0x7f80 ? (uint16_t)((h & 0x8000) | 0x7f7f) : h;
 }
 
-/* To the nearest integer, ties to even, for |x| < 2^22. */
-SIMD_INLINE float simd_round(float x) {
-    const float magic = 12582912.0f; /* 1.5 * 2^23 */
-    return (x + magic) - magic;
-}
-/* NaN becomes low. */
-SIMD_INLINE float simd_clamp(float x, float low, float high) {
-    x = x > low ? x : low;
-    return x < high ? x : high;
+/* x to the nearest integer, ties to even, then into low..high (within +-2^22, as x must be). NaN
+ * becomes one of them. Adding 1.5 * 2^23 leaves the integer in the low bits; integers are clamped
+ * without a care for NaN. */
+SIMD_INLINE int32_t round_into(float x, int32_t low, int32_t high) {
+    const float magic = 12582912.0f;
+    int32_t q = (int32_t)(f32_to_bits(x + magic) - f32_to_bits(magic));
+    q = q > low ? q : low;
+    return q < high ? q : high;
 }
 
 /* The 16 lines of a block. Two rows' codes of a column are neighbouring bytes, so a word is two

@@ -9,12 +9,11 @@
 enum { INT4_BLOCK_BYTES = BLOCK_LINES_BYTES + PANEL_ROWS * 2 * 2, INT4_ZERO = 8 };
 
 /* What the value of largest magnitude may stand for, in steps. First the lattices: it is itself on
- * one; -8 has no opposite, below that the sign is free. Then steps between, for values on none. */
-static const float INT4_TOP[] = {1,      2,     3,      4,      5,     6,     7,     -8,
-                                 6.5f,   -6.5f, 6.25f,  6.75f,  7.25f, 7.5f,  7.75f, -7,
-                                 -7.25f, -7.5f, -7.75f, -8.25f, -8.5f, -8.75f};
+ * one (1, 2 and 3 are 4 and 6 in finer steps; -8 has no opposite, below that the sign is free).
+ * Then steps between, for values on none. */
+static const float INT4_TOP[] = {4, 6, 5, 7, -8, -7.5f, 7.5f, -7, -8.5f, 6.5f, 7.25f, -7.25f};
 
-SIMD_INLINE float int4_round(float x) { return simd_round(simd_clamp(x, -8, 7)); }
+SIMD_INLINE float int4_round(float x) { return (float)round_into(x, -8, 7); }
 
 /* The values of largest magnitude, with their signs, of a half's 32 columns. */
 SIMD static void int4_tops(const float (*v)[PANEL_ROWS], float *top) {
@@ -24,16 +23,27 @@ SIMD static void int4_tops(const float (*v)[PANEL_ROWS], float *top) {
     }
 }
 
-/* w.q and q.q of each row, w in units of its top and rounded to q with so many steps a top. */
-SIMD static void int4_fit(const float (*v)[PANEL_ROWS], const float *inverse, float steps,
-                          float *wq, float *qq) {
-    FOR_LANES(r) wq[r] = qq[r] = 0;
+/* w.q and q.q of each row, w (in units of its top) being rounded to q with so many steps a top. */
+SIMD static void int4_fit(const float (*w)[PANEL_ROWS], float steps, float *wq, float *qq) {
+    float sum_wq[PANEL_ROWS] = {0}, sum_qq[PANEL_ROWS] = {0};
     for (int c = 0; c < HALF_COLS; c++) {
         FOR_LANES(r) {
-            float w = v[c][r] * inverse[r], q = int4_round(w * steps);
-            wq[r] += w * q;
-            qq[r] += q * q;
+            float q = int4_round(w[c][r] * steps);
+            sum_wq[r] += w[c][r] * q;
+            sum_qq[r] += q * q;
         }
+    }
+    memcpy(wq, sum_wq, sizeof sum_wq);
+    memcpy(qq, sum_qq, sizeof sum_qq);
+}
+
+SIMD_INLINE float int4_inverse(float x) { return x < 0 ? -inverse_or_0(-x) : inverse_or_0(x); }
+
+/* In units of the tops, whose inverses are given. */
+SIMD static void int4_normalise(const float (*v)[PANEL_ROWS], const float *inverse,
+                                float (*w)[PANEL_ROWS]) {
+    for (int c = 0; c < HALF_COLS; c++) {
+        FOR_LANES(r) w[c][r] = v[c][r] * inverse[r];
     }
 }
 
@@ -41,31 +51,32 @@ SIMD static void int4_fit(const float (*v)[PANEL_ROWS], const float *inverse, fl
  * bfloat16: on values that were rounded themselves, the true step alone loses nothing. */
 SIMD static void int4_loss(const float (*v)[PANEL_ROWS], const float *scale, const float *inverse,
                            float *loss) {
-    float over[PANEL_ROWS];
-    FOR_LANES(r) over[r] = scale[r] < 0 ? -inverse_or_0(-scale[r]) : inverse_or_0(scale[r]);
-    FOR_LANES(r) loss[r] = 0;
+    float sum[PANEL_ROWS] = {0}, over[PANEL_ROWS];
+    FOR_LANES(r) over[r] = int4_inverse(scale[r]);
     for (int c = 0; c < HALF_COLS; c++) {
         FOR_LANES(r) {
-            float q = int4_round(v[c][r] * over[r]);
-            float lost = (simd_bf16(q * scale[r]) - v[c][r]) * inverse[r];
-            loss[r] += lost * lost;
+            float opened = int4_round(v[c][r] * over[r]) * scale[r];
+            uint32_t bits = f32_to_bits(opened);
+            bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000; /* to bfloat16; no NaN here */
+            float lost = (bits_to_f32(bits) - v[c][r]) * inverse[r];
+            sum[r] += lost * lost;
         }
     }
+    memcpy(loss, sum, sizeof sum);
 }
 
 /* The scales (bfloat16) of a half. Of steps that fit alike the first wins: rounding noise must not
  * choose a finer lattice than there is. */
-static void int4_search(const float (*v)[PANEL_ROWS], uint16_t *scale) {
+SIMD static void int4_search(const float (*v)[PANEL_ROWS], uint16_t *scale) {
     const float much = 1 + 1e-6f;
-    float top[PANEL_ROWS], inverse[PANEL_ROWS], best[PANEL_ROWS], most[PANEL_ROWS] = {0};
+    float top[PANEL_ROWS], inverse[PANEL_ROWS], best[PANEL_ROWS] = {0}, most[PANEL_ROWS] = {0};
+    float w[HALF_COLS][PANEL_ROWS];
     int4_tops(v, top);
-    FOR_LANES(r) {
-        inverse[r] = top[r] < 0 ? -inverse_or_0(-top[r]) : inverse_or_0(top[r]);
-        best[r] = 0;
-    }
+    FOR_LANES(r) inverse[r] = int4_inverse(top[r]);
+    int4_normalise(v, inverse, w);
     for (size_t i = 0; i < sizeof INT4_TOP / sizeof *INT4_TOP; i++) {
         float wq[PANEL_ROWS], qq[PANEL_ROWS];
-        int4_fit(v, inverse, INT4_TOP[i], wq, qq);
+        int4_fit((const float(*)[PANEL_ROWS])w, INT4_TOP[i], wq, qq);
         FOR_LANES(r) {
             float gain = wq[r] * inverse_or_0(qq[r]);
             if (gain * wq[r] > most[r] * much) most[r] = gain * wq[r], best[r] = gain * top[r];
@@ -97,12 +108,9 @@ static void int4_search(const float (*v)[PANEL_ROWS], uint16_t *scale) {
 SIMD static void int4_codes(const float (*v)[PANEL_ROWS], const uint16_t *scale,
                             uint8_t (*code)[PANEL_ROWS]) {
     float over[PANEL_ROWS];
-    FOR_LANES(r) {
-        float s = bf16_to_f32(scale[r]);
-        over[r] = s < 0 ? -inverse_or_0(-s) : inverse_or_0(s);
-    }
+    FOR_LANES(r) over[r] = int4_inverse(bf16_to_f32(scale[r]));
     for (int c = 0; c < HALF_COLS; c++) {
-        FOR_LANES(r) { code[c][r] = (uint8_t)((int32_t)int4_round(v[c][r] * over[r]) + INT4_ZERO); }
+        FOR_LANES(r) { code[c][r] = (uint8_t)(round_into(v[c][r] * over[r], -8, 7) + INT4_ZERO); }
     }
 }
 

@@ -24,7 +24,7 @@ static inline void int8_disorder(const int8_t *words, int8_t *columns) {
 
 SIMD static void int8_round(const float *row, int n, float inverse, int8_t *q) {
     for (int c = 0; c < n; c++) {
-        q[c] = (int8_t)(int32_t)simd_round(simd_clamp(row[c] * inverse, -127, 127));
+        q[c] = (int8_t)round_into(row[c] * inverse, -127, 127);
     }
 }
 
