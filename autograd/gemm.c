@@ -118,13 +118,11 @@ void gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const 
 
 /* ---- opening weights ------------------------------------------------------------------------ */
 
-/* How one stored value becomes an operand, as stored or rounded to bfloat16 first. */
+/* How one stored value becomes float32. */
 #define OPENINGS(X)                                                                                \
     X(f32, float, v)                                                                               \
-    X(f32_rounded, float, simd_bf16(v))                                                            \
     X(bf16, uint16_t, bf16_to_f32(v))                                                              \
-    X(f16, uint16_t, simd_f16(v))                                                                  \
-    X(f16_rounded, uint16_t, simd_bf16(simd_f16(v)))
+    X(f16, uint16_t, simd_f16(v))
 
 /* The dot product keeps 64 partial sums: enough independent chains to hide the latency of adding.
  */
@@ -165,26 +163,28 @@ typedef struct Opening {
 } Opening;
 
 /* A format without a line here is opened by weight_open. */
-static const Opening openings[DT_COUNT][2] = {
-    /*            compute f32            compute bf16 */
-    [DT_f32] = {{open_f32, dot_f32}, {open_f32_rounded, dot_f32_rounded}},
-    [DT_bf16] = {{open_bf16, dot_bf16}, {open_bf16, dot_bf16}},
-    [DT_f16] = {{open_f16, dot_f16}, {open_f16_rounded, dot_f16_rounded}},
+static const Opening openings[DT_COUNT] = {
+    [DT_f32] = {open_f32, dot_f32},
+    [DT_bf16] = {open_bf16, dot_bf16},
+    [DT_f16] = {open_f16, dot_f16},
 };
 
-const float *gemm_operand(Tape *t, const float *p, int64_t n) {
-    if (t->compute == COMPUTE_F32) return p;
+SIMD static void round_values(const float *src, float *dst, int64_t n) {
+    for (int64_t i = 0; i < n; i++) dst[i] = simd_bf16(src[i]);
+}
+
+const float *gemm_rounded(Tape *t, const float *p, int64_t n) {
     float *q = arena_push(t->step, (size_t)n * sizeof *q);
 #pragma omp parallel for schedule(static) if (n > ROUND_CHUNK)
     for (int64_t i = 0; i < n; i += ROUND_CHUNK) {
-        open_f32_rounded(p + i, q + i, min64(ROUND_CHUNK, n - i));
+        round_values(p + i, q + i, min64(ROUND_CHUNK, n - i));
     }
     return q;
 }
 
-bool gemm_needs_scratch(const Tensor *w, Compute compute) {
-    return w->dtype != DT_f32 || compute != COMPUTE_F32;
-}
+size_t gemm_rounded_bytes(int64_t n) { return (size_t)n * sizeof(float) + ARENA_ALIGN; }
+
+bool gemm_needs_scratch(const Tensor *w) { return w->dtype != DT_f32; }
 
 /* ---- turned formats ---- */
 
@@ -228,33 +228,28 @@ static const char *weight_at(const Tensor *w, int64_t row, int64_t col) {
     return (const char *)w->data + dtype_bytes(w->dtype, row * tensor_cols(w) + col);
 }
 
-GemmPanel gemm_open(const Tensor *w, Compute compute, int64_t r0, int64_t r1, int64_t c0,
-                    int64_t c1, float *scratch) {
+GemmPanel gemm_open(const Tensor *w, int64_t r0, int64_t r1, int64_t c0, int64_t c1,
+                    float *scratch) {
     int64_t cols = tensor_cols(w), n = c1 - c0;
-    if (!gemm_needs_scratch(w, compute)) return (GemmPanel){f32(w) + r0 * cols + c0, cols};
-    const Opening *o = &openings[w->dtype][compute];
+    if (!gemm_needs_scratch(w)) return (GemmPanel){f32(w) + r0 * cols + c0, cols};
     for (int64_t r = r0; r < r1; r++) {
         float *row = scratch + (r - r0) * n;
-        if (o->open)
-            o->open(weight_at(w, r, c0), row, n);
-        else {
+        if (openings[w->dtype].open)
+            openings[w->dtype].open(weight_at(w, r, c0), row, n);
+        else
             weight_open(w, r, c0, n, row);
-            if (compute == COMPUTE_BF16) open_f32_rounded(row, row, n);
-        }
     }
     return (GemmPanel){scratch, n};
 }
 
-bool gemm_few(const Tensor *w, Compute compute, int64_t m) {
-    return m <= FEW_ROWS && openings[w->dtype][compute].dot;
-}
+bool gemm_few(const Tensor *w, int64_t m) { return m <= FEW_ROWS && openings[w->dtype].dot; }
 
-void gemm_few_rows(const Tensor *w, Compute compute, int64_t r0, int64_t r1, const float *x,
-                   int64_t m, float *y, int64_t ldy) {
+void gemm_few_rows(const Tensor *w, int64_t r0, int64_t r1, const float *x, int64_t m, float *y,
+                   int64_t ldy) {
     int64_t I = tensor_cols(w);
     for (int64_t r = r0; r < r1; r++) {
         for (int64_t i = 0; i < m; i++) {
-            y[i * ldy + r - r0] = openings[w->dtype][compute].dot(weight_at(w, r, 0), x + i * I, I);
+            y[i * ldy + r - r0] = openings[w->dtype].dot(weight_at(w, r, 0), x + i * I, I);
         }
     }
 }
@@ -262,48 +257,43 @@ void gemm_few_rows(const Tensor *w, Compute compute, int64_t r0, int64_t r1, con
 /* ---- products with a whole weight ----------------------------------------------------------- */
 
 /* All threads open rows [r0,r1) together, so that none of it is opened twice. */
-static GemmPanel open_together(const Tensor *w, Compute compute, int64_t r0, int64_t r1,
-                               float *scratch) {
+static GemmPanel open_together(const Tensor *w, int64_t r0, int64_t r1, float *scratch) {
     int64_t I = tensor_cols(w), step = 16;
-    if (!scratch) return gemm_open(w, compute, r0, r1, 0, I, NULL);
+    if (!scratch) return gemm_open(w, r0, r1, 0, I, NULL);
 #pragma omp parallel for schedule(static)
     for (int64_t r = r0; r < r1; r += step) {
-        gemm_open(w, compute, r, min64(r + step, r1), 0, I, scratch + (r - r0) * I);
+        gemm_open(w, r, min64(r + step, r1), 0, I, scratch + (r - r0) * I);
     }
     return (GemmPanel){scratch, I};
 }
 
-size_t gemm_operand_bytes(const Tape *t, int64_t n) {
-    return t->compute == COMPUTE_F32 ? 0 : (size_t)n * sizeof(float) + ARENA_ALIGN;
-}
-
-size_t gemm_weight_bytes(const Tape *t, const Tensor *w) {
-    if (!gemm_needs_scratch(w, t->compute)) return 0;
+size_t gemm_weight_bytes(const Tensor *w) {
+    if (!gemm_needs_scratch(w)) return 0;
     return (size_t)(min64(tensor_rows(w), WEIGHT_ROWS) * tensor_cols(w)) * sizeof(float) +
            ARENA_ALIGN;
 }
 
 static float *weight_scratch(Tape *t, const Tensor *w, int64_t rows) {
-    if (!gemm_needs_scratch(w, t->compute)) return NULL;
+    if (!gemm_needs_scratch(w)) return NULL;
     return arena_push(t->step, (size_t)(rows * tensor_cols(w)) * sizeof(float));
 }
 
 void gemm_times_weight_t(Tape *t, const float *x, int64_t m, const Tensor *w, float *y) {
     int64_t O = tensor_rows(w), I = tensor_cols(w);
-    if (gemm_few(w, t->compute, m)) {
+    if (gemm_few(w, m)) {
 #pragma omp parallel for schedule(static) if (O * I > SERIAL_BELOW)
         for (int64_t r = 0; r < O; r += FEW_ROWS_PANEL) {
-            gemm_few_rows(w, t->compute, r, min64(r + FEW_ROWS_PANEL, O), x, m, y + r, O);
+            gemm_few_rows(w, r, min64(r + FEW_ROWS_PANEL, O), x, m, y + r, O);
         }
         return;
     }
     size_t mark = arena_mark(t->step);
-    int64_t rows = gemm_needs_scratch(w, t->compute) ? min64(O, WEIGHT_ROWS) : O;
+    int64_t rows = gemm_needs_scratch(w) ? min64(O, WEIGHT_ROWS) : O;
     float *scratch = weight_scratch(t, w, rows);
     x = gemm_turned(t, w, x, m);
     for (int64_t r = 0; r < O; r += rows) {
         int64_t some = min64(rows, O - r);
-        GemmPanel p = open_together(w, t->compute, r, r + some, scratch);
+        GemmPanel p = open_together(w, r, r + some, scratch);
         gemm(false, true, m, some, I, 1, x, I, p.p, p.ld, 0, y + r, O);
     }
     arena_release(t->step, mark);
@@ -312,11 +302,11 @@ void gemm_times_weight_t(Tape *t, const float *x, int64_t m, const Tensor *w, fl
 void gemm_times_weight(Tape *t, const float *dy, int64_t m, const Tensor *w, float *dx) {
     int64_t O = tensor_rows(w), I = tensor_cols(w);
     size_t mark = arena_mark(t->step);
-    int64_t rows = gemm_needs_scratch(w, t->compute) ? min64(O, WEIGHT_ROWS) : O;
+    int64_t rows = gemm_needs_scratch(w) ? min64(O, WEIGHT_ROWS) : O;
     float *scratch = weight_scratch(t, w, rows), *out = gemm_turned_dx(t, w, dx, m);
     for (int64_t r = 0; r < O; r += rows) {
         int64_t some = min64(rows, O - r);
-        GemmPanel p = open_together(w, t->compute, r, r + some, scratch);
+        GemmPanel p = open_together(w, r, r + some, scratch);
         gemm(false, false, m, I, some, 1, dy + r, O, p.p, p.ld, 1, out, I);
     }
     gemm_turned_add(w, out, dx, m);

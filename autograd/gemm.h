@@ -1,4 +1,5 @@
-/* gemm.h - matrix products on row-major float32, and weights of any format as their operand.
+/* gemm.h - matrix products on row-major float32, and weights of any format as their operand: the
+ * whole of compute: f32. (Products under compute: bf16: matmul.h.)
  *
  * How work is split depends on shapes alone, never on timing or on the number of threads, and
  * every sum has one order: the same inputs give the same bits. */
@@ -17,16 +18,13 @@ void gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const 
 void gemm_serial(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
                  int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
 
-/* n values as an operand under t->compute: p itself in f32, else a copy from t->step rounded to
- * bfloat16 (the caller marks and releases). */
-const float *gemm_operand(Tape *t, const float *p, int64_t n);
-static inline const float *gemm_operand_of(Tape *t, const Tensor *x) {
-    return gemm_operand(t, f32(x), tensor_numel(x));
-}
+/* A copy of n values, rounded to bfloat16, from t->step (the caller marks and releases), and its
+ * bytes: an operand of what compute: bf16 multiplies here, the gradients of weights that learn. */
+const float *gemm_rounded(Tape *t, const float *p, int64_t n);
+size_t gemm_rounded_bytes(int64_t n);
 
-/* Bytes of t->step that gemm_operand takes for n values, and a product with all of w. */
-size_t gemm_operand_bytes(const Tape *t, int64_t n);
-size_t gemm_weight_bytes(const Tape *t, const Tensor *w);
+/* Bytes of t->step that a product with all of w takes. */
+size_t gemm_weight_bytes(const Tensor *w);
 
 /* Weights of turned formats (turn.h) are opened as they are stored: x must be turned, and dx turned
  * back. gemm_times_weight_t and gemm_times_weight do that themselves.
@@ -45,23 +43,23 @@ typedef struct GemmPanel {
     int64_t ld;
 } GemmPanel;
 /* True if pieces of w must be opened into scratch; else they are read where they are. */
-bool gemm_needs_scratch(const Tensor *w, Compute compute);
-/* Rows [r0,r1) and columns [c0,c1) of w (leading dims taken together) as an operand under compute:
- * opened to float32 and, in bf16, rounded. scratch holds (r1-r0)*(c1-c0) values, or is NULL where
- * none is needed. c0: a multiple of BLOCK_COLS where w is packed. Serial. */
-GemmPanel gemm_open(const Tensor *w, Compute compute, int64_t r0, int64_t r1, int64_t c0,
-                    int64_t c1, float *scratch);
+bool gemm_needs_scratch(const Tensor *w);
+/* Rows [r0,r1) and columns [c0,c1) of w (leading dims taken together) opened to float32. scratch
+ * holds (r1-r0)*(c1-c0) values, or is NULL where none is needed. c0: a multiple of BLOCK_COLS where
+ * w is packed. Serial. */
+GemmPanel gemm_open(const Tensor *w, int64_t r0, int64_t r1, int64_t c0, int64_t c1,
+                    float *scratch);
 
 /* A product with few rows (generation) is bound by reading w, and reads it as it is stored.
  * True if m rows are that few and w's format has such a kernel. */
-bool gemm_few(const Tensor *w, Compute compute, int64_t m);
-/* y[i*ldy + r-r0] = x[i] . w[r] for r in [r0,r1), i in [0,m), where gemm_few says so; x (m,I) is
- * an operand already. Serial. */
-void gemm_few_rows(const Tensor *w, Compute compute, int64_t r0, int64_t r1, const float *x,
-                   int64_t m, float *y, int64_t ldy);
+bool gemm_few(const Tensor *w, int64_t m);
+/* y[i*ldy + r-r0] = x[i] . w[r] for r in [r0,r1), i in [0,m), where gemm_few says so; x (m,I).
+ * Serial. */
+void gemm_few_rows(const Tensor *w, int64_t r0, int64_t r1, const float *x, int64_t m, float *y,
+                   int64_t ldy);
 
-/* Products with a whole weight w (O,I), opened panel by panel, never as a whole; x and dy are
- * operands already. Parallel; scratch from t->step, given back. */
+/* Products with a whole weight w (O,I), opened panel by panel, never as a whole. Parallel; scratch
+ * from t->step, given back. */
 void gemm_times_weight_t(Tape *t, const float *x, int64_t m, const Tensor *w,
                          float *y); /* y (m,O) = x wT */
 void gemm_times_weight(Tape *t, const float *dy, int64_t m, const Tensor *w,

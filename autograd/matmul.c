@@ -13,7 +13,9 @@
 
 enum {
     PACK_TOKENS = 64,       /* rows that a thread packs at a time */
-    TURN_TOKENS = 256,      /* rows of dx, and columns at most, that are turned back at a time */
+    BLOCK_TOKENS = 256,     /* rows that meet w at a time: a core's cache holds their tiles */
+    LONG_ROWS = 8192,       /* of w: dy's tiles are too long for that, and meet it slice by slice */
+    SLICE_ROWS = 2048,      /* of w, whole panels */
     OUTER_COLS = 128,       /* columns of da, rows of db in one task */
     PARALLEL_FROM = 1 << 20 /* multiplications worth waking the other threads for */
 };
@@ -116,13 +118,13 @@ typedef struct Work {
     const MatmulKernels *kernels;
     int64_t I, O, E, R;
     bool turned, parallel;
-    Blocks groups, pieces; /* whole groups; PACK_TOKENS rows at most */
-    char *tile;            /* of all groups, one after the other */
-    int64_t n_k, n_lora;   /* as in Packed */
-    char *lora;            /* tiles of g, where they do not stand behind those of dy; n_k: of R */
-    const float *a;        /* (E,R,I), turned where it rides along with a turned w */
-    float *turned_a, *g;   /* room for it; g (T,R) = dy b */
-    char *own;             /* per thread: the kernels' scratch, then ours */
+    Blocks groups, blocks, pieces; /* whole; of BLOCK_TOKENS rows at most; of PACK_TOKENS */
+    char *tile;                    /* of all groups, one after the other */
+    int64_t n_k, n_lora;           /* as in Packed */
+    char *lora;          /* tiles of g, where they do not stand behind those of dy; n_k: of R */
+    const float *a;      /* (E,R,I), turned where it rides along with a turned w */
+    float *turned_a, *g; /* room for it; g (T,R) = dy b */
+    char *own;           /* per thread: the kernels' scratch, then ours */
     size_t own_bytes, kernel_bytes;
 } Work;
 
@@ -173,6 +175,7 @@ static size_t lay_out(Work *k, bool own_lx, bool back, char *base) {
     bool turn_a = k->turned && k->R && !own_lx;
     size_t at = 0, ours = 0;
     k->groups.at = take(base, &at, (size_t)least(k->E, T) * sizeof(Block));
+    k->blocks.at = take(base, &at, (size_t)most_pieces(k, BLOCK_TOKENS) * sizeof(Block));
     k->pieces.at = take(base, &at, (size_t)most_pieces(k, PACK_TOKENS) * sizeof(Block));
     k->n_k = back ? tiles_along(k->O) : x_tiles(k->I);
     k->n_lora = own_lx && back ? 0 : tiles_along(k->R);
@@ -182,7 +185,7 @@ static size_t lay_out(Work *k, bool own_lx, bool back, char *base) {
         k->lora = take(base, &at, (size_t)(token_tiles * tiles_along(k->R) * TILE_BYTES));
     if (back) k->g = take(base, &at, (size_t)(T * k->R) * sizeof(float));
     if (turn_a) k->turned_a = take(base, &at, (size_t)(k->E * k->R * k->I) * sizeof(float));
-    if (back && k->turned) ours = TURN_TOKENS * (size_t)strip_of(k) * sizeof(float);
+    if (back && k->turned) ours = BLOCK_TOKENS * (size_t)strip_of(k) * sizeof(float);
     if (!back && k->turned) ours = aligned((size_t)k->I * sizeof(float));
     if (!back && own_lx) ours += PACK_TOKENS / TILE_TOKENS * (size_t)x_tiles(k->I) * TILE_BYTES;
     k->own_bytes = k->kernel_bytes + ours;
@@ -204,16 +207,16 @@ static int64_t group_start(const Work *k, int64_t e) {
     return k->m->off ? k->m->off[e] : e ? k->m->T : 0;
 }
 
-/* Every group's rows in blocks of at most `most`, a multiple of a tile's or all of T. */
+/* Every group's rows in blocks of about one size, at most `most`: a multiple of a tile's, or T. */
 static void cut(const Work *k, Blocks *b, int64_t most) {
     int64_t tile = 0;
     for (int64_t e = 0; e < k->E; e++) {
-        int64_t end = group_start(k, e + 1);
-        for (int64_t row = group_start(k, e); row < end; row += most) {
-            int64_t n = least(most, end - row);
-            b->at[b->n++] = (Block){e, row, n, tile};
-            tile += ceil_div(n, TILE_TOKENS);
-        }
+        int64_t first = group_start(k, e), m = group_start(k, e + 1) - first;
+        int64_t tiles = ceil_div(m, TILE_TOKENS), n = ceil_div(m, most);
+        int64_t size = n ? ceil_div(tiles, n) * TILE_TOKENS : 1;
+        for (int64_t at = 0; at < m; at += size)
+            b->at[b->n++] = (Block){e, first + at, least(size, m - at), tile + at / TILE_TOKENS};
+        tile += tiles;
     }
 }
 
@@ -251,6 +254,7 @@ static Work work_open(Tape *t, const Matmul *m, bool own_lx, bool back) {
           "matmul: groups of %ld rows, not %ld", (long)group_start(&k, k.E), (long)m->T);
     lay_out(&k, own_lx, back, arena_push(t->step, lay_out(&k, own_lx, back, NULL)));
     cut(&k, &k.groups, m->T);
+    cut(&k, &k.blocks, BLOCK_TOKENS);
     cut(&k, &k.pieces, PACK_TOKENS);
     turn_a(&k);
     return k;
@@ -319,8 +323,8 @@ void matmul_forward(Tape *t, const Matmul *m, const float *x, const float *lx, f
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < k.pieces.n; i++) pack_x(&k, &k.pieces.at[i], x, lx, h);
 #pragma omp for schedule(dynamic)
-        for (int64_t i = 0; i < k.groups.n * panels; i++)
-            multiply_panel(&k, &k.groups.at[i / panels], i % panels, y);
+        for (int64_t i = 0; i < k.blocks.n * panels; i++)
+            multiply_panel(&k, &k.blocks.at[i / panels], i % panels, y);
         k.kernels->end();
     }
     arena_release(t->step, mark);
@@ -355,20 +359,26 @@ static void pack_dy(const Work *k, const Block *b, const float *dy, bool low) {
     pack_rows(&lora, first, n_lora, &(Rows){g, NULL, k->R, k->m->s}, false, NULL);
 }
 
-/* Columns [col, col + n) of dx (ld apart, at col) for one block, with the low-rank part if joined.
- */
-static void multiply_columns(const Work *k, const Block *b, int64_t col, int64_t n, bool joined,
+/* Rows [from, from + n) of a matrix of w, and whether the low-rank part stands behind them. */
+typedef struct Slice {
+    int64_t from, n;
+    bool joined;
+} Slice;
+
+/* Columns [col, col + n) of dx (ld apart, at col) for one block, as far as the slice goes. */
+static void multiply_columns(const Work *k, const Block *b, const Slice *s, int64_t col, int64_t n,
                              float *dx, int64_t ld, bool add) {
     Packed p = packed_of(k, b);
+    p.tile += s->from / TILE_COLS * TILE_BYTES;
     for (int64_t at = 0; at < n; at += BLOCK_COLS) {
         BackwardTask f = {.w = k->m->w,
-                          .row = b->e * k->O,
-                          .rows = k->O,
-                          .panel = panel_of(k->m->w, b->e, 0),
+                          .row = b->e * k->O + s->from,
+                          .rows = s->n,
+                          .panel = panel_of(k->m->w, b->e, s->from / PANEL_ROWS),
                           .col = col + at,
                           .n = (int)least(BLOCK_COLS, n - at),
                           .dy = &p,
-                          .a = joined ? k->a + b->e * k->R * k->I + col + at : NULL,
+                          .a = s->joined ? k->a + b->e * k->R * k->I + col + at : NULL,
                           .R = k->R,
                           .lda = k->I,
                           .dx = dx + at,
@@ -378,33 +388,24 @@ static void multiply_columns(const Work *k, const Block *b, int64_t col, int64_t
     }
 }
 
-/* The same for a turned w: computed aside, some rows at a time, and turned back. */
-static void multiply_turned(const Work *k, const Block *whole, int64_t col, int64_t n, bool joined,
+/* The same for a turned w: computed aside and turned back. */
+static void multiply_turned(const Work *k, const Block *b, const Slice *s, int64_t col, int64_t n,
                             float *dx, bool add) {
     float *aside = (float *)(void *)(my_own(k) + k->kernel_bytes);
-    for (int64_t at = 0; at < whole->n; at += TURN_TOKENS) {
-        Block b = {whole->e, whole->row + at, least(TURN_TOKENS, whole->n - at),
-                   whole->tile + at / TILE_TOKENS};
-        multiply_columns(k, &b, col, n, joined, aside, n, false);
-        turn_columns_back(aside, b.n, k->I, col, n, n);
-        for (int64_t i = 0; i < b.n; i++) {
-            float *row = dx + (at + i) * k->I;
-            if (add)
-                row_add_scaled(row, aside + i * n, 1, n);
-            else
-                memcpy(row, aside + i * n, (size_t)n * sizeof *row);
-        }
-    }
+    multiply_columns(k, b, s, col, n, aside, n, false);
+    turn_columns_back(aside, b->n, k->I, col, n, n);
+    for (int64_t i = 0; i < b->n; i++) row_put_scaled(dx + i * k->I, aside + i * n, 1, n, !add);
 }
 
-static void dx_strip(const Work *k, const Block *b, int64_t strip, const MatmulGrads *g) {
+static void dx_strip(const Work *k, const Block *b, const Slice *s, int64_t strip,
+                     const MatmulGrads *g) {
     int64_t wide = strip_of(k), col = strip * wide, n = least(wide, k->I - col);
     float *dx = g->dx + b->row * k->I + col;
-    bool joined = g->dlx == g->dx;
+    bool add = !g->set_dx || s->from > 0;
     if (k->turned)
-        multiply_turned(k, b, col, n, joined, dx, !g->set_dx);
+        multiply_turned(k, b, s, col, n, dx, add);
     else
-        multiply_columns(k, b, col, n, joined, dx, k->I, !g->set_dx);
+        multiply_columns(k, b, s, col, n, dx, k->I, add);
 }
 
 /* Columns of dlx = s g a alone. */
@@ -437,12 +438,11 @@ static void db_strip(const Work *k, const Block *b, int64_t strip, const float *
               db + (b->e * k->O + col) * k->R, k->R, true);
 }
 
-/* Shares (group, strip) tasks among the threads of the region around it. */
-#define FOR_STRIPS(per_group, task)                                                                \
-    ROWS_PRAGMA(omp for schedule(dynamic) nowait)                                                  \
-    for (int64_t i = 0; i < k.groups.n * (per_group); i++) {                                       \
-        const Block *b = &k.groups.at[i / (per_group)];                                            \
-        int64_t strip = i % (per_group);                                                           \
+/* Shares tasks (block of a list, strip) among the threads of the region around it. */
+#define FOR_STRIPS(list, per_block, task)                                                          \
+    for (int64_t i = 0; i < k.list.n * (per_block); i++) {                                         \
+        const Block *b = &k.list.at[i / (per_block)];                                              \
+        int64_t strip = i % (per_block);                                                           \
         task;                                                                                      \
     }
 
@@ -452,7 +452,9 @@ void matmul_backward(Tape *t, const Matmul *m, const float *dy, const float *lx,
     size_t mark = arena_mark(t->step);
     bool apart = g->dlx && g->dlx != g->dx, low = g->dlx || g->da;
     Work k = work_open(t, m, apart, true);
-    int64_t wide = strip_of(&k), strips = g->dx ? ceil_div(k.I, wide) : 0;
+    bool joined = g->dlx && !apart;
+    int64_t slice = k.O > LONG_ROWS && !joined ? SLICE_ROWS : k.O;
+    int64_t x_strips = g->dx ? ceil_div(k.I, strip_of(&k)) : 0;
     int64_t lx_strips = apart ? ceil_div(k.I, BLOCK_COLS) : 0;
     int64_t a_strips = g->da ? ceil_div(k.I, OUTER_COLS) : 0;
     int64_t b_strips = g->db ? ceil_div(k.O, OUTER_COLS) : 0;
@@ -462,10 +464,17 @@ void matmul_backward(Tape *t, const Matmul *m, const float *dy, const float *lx,
         k.kernels->begin();
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < pieces; i++) pack_dy(&k, &k.pieces.at[i], dy, low);
-        FOR_STRIPS(strips, dx_strip(&k, b, strip, g))
-        FOR_STRIPS(lx_strips, dlx_strip(&k, b, strip, g))
-        FOR_STRIPS(a_strips, da_strip(&k, b, strip, lx, g->da))
-        FOR_STRIPS(b_strips, db_strip(&k, b, strip, dy, h, g->db))
+#pragma omp for schedule(dynamic) nowait
+        FOR_STRIPS(groups, b_strips, db_strip(&k, b, strip, dy, h, g->db))
+#pragma omp for schedule(dynamic) nowait
+        FOR_STRIPS(groups, a_strips, da_strip(&k, b, strip, lx, g->da))
+#pragma omp for schedule(dynamic) nowait
+        FOR_STRIPS(blocks, lx_strips, dlx_strip(&k, b, strip, g))
+        for (int64_t from = 0; from < k.O; from += slice) {
+            Slice s = {from, least(slice, k.O - from), joined};
+#pragma omp for schedule(dynamic)
+            FOR_STRIPS(blocks, x_strips, dx_strip(&k, b, &s, strip, g))
+        }
         k.kernels->end();
     }
     arena_release(t->step, mark);

@@ -5,6 +5,7 @@
  * Threads take (expert, panel) tasks as they come; every task owns what it writes, so the order in
  * which they come does not matter. An expert without rows has no tasks worth the name. */
 #include "../gemm.h"
+#include "../matmul.h"
 #include "sample.h"
 #include <omp.h>
 
@@ -14,46 +15,108 @@ typedef struct Attr {
     float s;
 } Attr;
 
+static float *grad_of(const Tensor *x) { return x && x->wants_grad ? f32(x->grad) : NULL; }
+static int64_t panels(int64_t n) { return (n + PANEL - 1) / PANEL; }
+
+static void check_offsets(const Node *n) {
+    const int32_t *off = i32(n->in[OFF]);
+    int64_t E = n->in[W]->dim[0], T = tensor_rows(n->in[X]);
+    CHECK(off[0] == 0 && off[E] == T, "grouped: offsets %d..%d over %ld rows", off[0], off[E],
+          (long)T);
+    for (int64_t e = 0; e < E; e++)
+        CHECK(off[e] <= off[e + 1], "grouped: offsets of expert %ld fall", (long)e);
+}
+
+/* dw_e += dy_eT x_e, whose rows are operands already. */
+static void bwd_w(const Node *n, const float *dy, const float *x) {
+    const int32_t *off = i32(n->in[OFF]);
+    int64_t E = n->in[W]->dim[0], O = n->in[W]->dim[1], I = n->in[W]->dim[2];
+    float *dw = f32(n->in[W]->grad);
+#pragma omp parallel for schedule(dynamic) collapse(2)
+    for (int64_t e = 0; e < E; e++) {
+        for (int64_t p = 0; p < panels(O); p++) {
+            int64_t o = p * PANEL, r = off[e], rows = off[e + 1] - r;
+            if (!rows) continue;
+            gemm_serial(true, false, min64(PANEL, O - o), I, rows, 1, dy + r * O + o, O, x + r * I,
+                        I, 1, dw + (e * O + o) * I, I);
+        }
+    }
+}
+
+/* ---- compute: bf16 ---- */
+
+static Matmul matmul_of(const Node *n) {
+    return (Matmul){.w = n->in[W],
+                    .off = i32(n->in[OFF]),
+                    .T = tensor_rows(n->in[X]),
+                    .a = n->in[A],
+                    .b = n->in[B],
+                    .s = ATTR(n, Attr)->s};
+}
+
+static void fwd_bf16(Tape *t, Node *n) {
+    Matmul m = matmul_of(n);
+    const float *lx = m.a ? f32(n->in[LX]) : NULL;
+    matmul_forward(t, &m, f32(n->in[X]), lx, m.a ? f32(n->saved[0]) : NULL, f32(n->out[0]));
+}
+
+static void bwd_bf16(Tape *t, Node *n) {
+    Matmul m = matmul_of(n);
+    const Tensor *x = n->in[X], *dy = n->out[0]->grad;
+    const float *lx = m.a ? f32(n->in[LX]) : NULL;
+    MatmulGrads g = {.dx = grad_of(x),
+                     .dlx = grad_of(n->in[LX]),
+                     .da = grad_of(n->in[A]),
+                     .db = grad_of(n->in[B]),
+                     .set_dx = n->fresh & 1u << X,
+                     .set_dlx = n->fresh & 1u << LX};
+    matmul_backward(t, &m, f32(dy), lx, m.a ? f32(n->saved[0]) : NULL, &g);
+    if (!n->in[W]->wants_grad) return;
+    size_t mark = arena_mark(t->step);
+    bwd_w(n, gemm_rounded(t, f32(dy), tensor_numel(dy)), gemm_rounded(t, f32(x), tensor_numel(x)));
+    arena_release(t->step, mark);
+}
+
+static size_t scratch_bf16(const Node *n, bool back) {
+    Matmul m = matmul_of(n);
+    size_t bytes = matmul_scratch(&m, m.a && n->in[LX] != n->in[X], back), dw = 0;
+    if (back && n->in[W]->wants_grad)
+        dw = gemm_rounded_bytes(tensor_numel(n->out[0])) +
+             gemm_rounded_bytes(tensor_numel(n->in[X]));
+    return bytes > dw ? bytes : dw;
+}
+
+/* ---- compute: f32 ---- */
+
 /* What every product here needs to know, taken from the node once. */
 typedef struct Work {
-    const Tensor *w, *a, *b;
+    const Tensor *w;
     const int32_t *off;
-    const float *x, *lx, *ao, *bo, *dy; /* operands */
-    float *dx;                          /* NULL: x has no gradient */
-    float *scratch;                     /* per thread: one opened panel */
+    const float *x, *lx, *a, *b, *dy;
+    float *dx;      /* NULL: x has no gradient */
+    float *scratch; /* per thread: one opened panel */
     int64_t scratch_n;
-    Compute compute;
     int64_t T, I, O, E, R;
     float s;
 } Work;
 
-static int64_t panels(int64_t n) { return (n + PANEL - 1) / PANEL; }
 static float *my_scratch(const Work *k) {
     return k->scratch ? k->scratch + k->scratch_n * omp_get_thread_num() : NULL;
 }
 
 static Work work_of(Tape *t, const Node *n, int64_t panel_values) {
-    const Tensor *w = n->in[W], *x = n->in[X];
+    const Tensor *w = n->in[W], *x = n->in[X], *a = n->in[A];
     Work k = {.w = w,
-              .a = n->in[A],
-              .b = n->in[B],
               .off = i32(n->in[OFF]),
-              .compute = t->compute,
+              .x = f32(x),
               .T = tensor_rows(x),
               .I = tensor_cols(x),
               .E = w->dim[0],
               .O = w->dim[1],
-              .R = n->in[A] ? n->in[A]->dim[1] : 0,
+              .R = a ? a->dim[1] : 0,
               .s = ATTR(n, Attr)->s};
-    CHECK(k.off[0] == 0 && k.off[k.E] == k.T, "grouped: offsets %d..%d over %ld rows", k.off[0],
-          k.off[k.E], (long)k.T);
-    for (int64_t e = 0; e < k.E; e++)
-        CHECK(k.off[e] <= k.off[e + 1], "grouped: offsets of expert %ld fall", (long)e);
-    if (k.R) {
-        k.ao = gemm_operand_of(t, k.a);
-        k.bo = gemm_operand_of(t, k.b);
-    }
-    if (gemm_needs_scratch(w, t->compute)) {
+    if (a) k.lx = f32(n->in[LX]), k.a = f32(a), k.b = f32(n->in[B]);
+    if (gemm_needs_scratch(w)) {
         k.scratch_n = panel_values;
         k.scratch =
             arena_push(t->step, (size_t)(panel_values * omp_get_max_threads()) * sizeof(float));
@@ -65,33 +128,29 @@ static Work work_of(Tape *t, const Node *n, int64_t panel_values) {
 static void fwd_panel(const Work *k, int64_t e, int64_t o0, const float *h, float *y) {
     int64_t r = k->off[e], rows = k->off[e + 1] - r, o1 = min64(o0 + PANEL, k->O), at = e * k->O;
     float *out = y + r * k->O + o0;
-    if (gemm_few(k->w, k->compute, rows)) {
-        gemm_few_rows(k->w, k->compute, at + o0, at + o1, k->x + r * k->I, rows, out, k->O);
+    if (gemm_few(k->w, rows)) {
+        gemm_few_rows(k->w, at + o0, at + o1, k->x + r * k->I, rows, out, k->O);
     } else {
-        GemmPanel p = gemm_open(k->w, k->compute, at + o0, at + o1, 0, k->I, my_scratch(k));
+        GemmPanel p = gemm_open(k->w, at + o0, at + o1, 0, k->I, my_scratch(k));
         gemm_serial(false, true, rows, o1 - o0, k->I, 1, k->x + r * k->I, k->I, p.p, p.ld, 0, out,
                     k->O);
     }
     if (k->R) {
         gemm_serial(false, true, rows, o1 - o0, k->R, k->s, h + r * k->R, k->R,
-                    k->bo + (at + o0) * k->R, k->R, 1, out, k->O);
+                    k->b + (at + o0) * k->R, k->R, 1, out, k->O);
     }
 }
 
-static void fwd(Tape *t, Node *n) {
+static void fwd_f32(Tape *t, Node *n) {
     size_t mark = arena_mark(t->step);
     Work k = work_of(t, n, PANEL * tensor_cols(n->in[X]));
-    const float *x = gemm_operand_of(t, n->in[X]), *h = NULL;
-    k.x = gemm_turned(t, k.w, x, k.T);
-    if (k.R) {
-        k.lx = n->in[LX] == n->in[X] ? x : gemm_operand_of(t, n->in[LX]);
-#pragma omp parallel for schedule(dynamic)
-        for (int64_t e = 0; e < k.E; e++) {
-            int64_t r = k.off[e], rows = k.off[e + 1] - r;
-            gemm_serial(false, true, rows, k.R, k.I, 1, k.lx + r * k.I, k.I, k.ao + e * k.R * k.I,
-                        k.I, 0, f32(n->saved[0]) + r * k.R, k.R);
-        }
-        h = gemm_operand_of(t, n->saved[0]);
+    float *h = k.R ? f32(n->saved[0]) : NULL;
+    k.x = gemm_turned(t, k.w, k.x, k.T);
+#pragma omp parallel for schedule(dynamic) if (k.R)
+    for (int64_t e = 0; e < k.E; e++) {
+        int64_t r = k.off[e], rows = k.off[e + 1] - r;
+        gemm_serial(false, true, rows, k.R, k.I, 1, k.lx + r * k.I, k.I, k.a + e * k.R * k.I, k.I,
+                    0, h + r * k.R, k.R);
     }
 #pragma omp parallel for schedule(dynamic) collapse(2)
     for (int64_t e = 0; e < k.E; e++) {
@@ -103,15 +162,15 @@ static void fwd(Tape *t, Node *n) {
 }
 
 /* db_e, and g_e, which da and dl.x need. */
-static void bwd_lora(const Work *k, const Node *n, int64_t e, const float *h, float *g) {
+static void bwd_lora(const Work *k, const Node *n, int64_t e, float *g) {
     int64_t r = k->off[e], rows = k->off[e + 1] - r, R = k->R;
     const float *dy = k->dy + r * k->O;
     Tensor *b = n->in[B];
     if (b->wants_grad) {
-        gemm_serial(true, false, k->O, R, rows, k->s, dy, k->O, h + r * R, R, 1,
+        gemm_serial(true, false, k->O, R, rows, k->s, dy, k->O, f32(n->saved[0]) + r * R, R, 1,
                     f32(b->grad) + e * k->O * R, R);
     }
-    gemm_serial(false, false, rows, R, k->O, k->s, dy, k->O, k->bo + e * k->O * R, R, 0, g + r * R,
+    gemm_serial(false, false, rows, R, k->O, k->s, dy, k->O, k->b + e * k->O * R, R, 0, g + r * R,
                 R);
 }
 
@@ -119,13 +178,13 @@ static void bwd_lora(const Work *k, const Node *n, int64_t e, const float *h, fl
 static void bwd_x_panel(const Work *k, const Node *n, int64_t e, int64_t i0, const float *g) {
     int64_t r = k->off[e], rows = k->off[e + 1] - r, i1 = min64(i0 + PANEL, k->I), R = k->R;
     if (k->dx) {
-        GemmPanel p = gemm_open(k->w, k->compute, e * k->O, (e + 1) * k->O, i0, i1, my_scratch(k));
+        GemmPanel p = gemm_open(k->w, e * k->O, (e + 1) * k->O, i0, i1, my_scratch(k));
         gemm_serial(false, false, rows, i1 - i0, k->O, 1, k->dy + r * k->O, k->O, p.p, p.ld, 1,
                     k->dx + r * k->I + i0, k->I);
     }
     if (R && n->in[LX]->wants_grad) {
-        gemm_serial(false, false, rows, i1 - i0, R, 1, g + r * R, R, k->ao + e * R * k->I + i0,
-                    k->I, 1, f32(n->in[LX]->grad) + r * k->I + i0, k->I);
+        gemm_serial(false, false, rows, i1 - i0, R, 1, g + r * R, R, k->a + e * R * k->I + i0, k->I,
+                    1, f32(n->in[LX]->grad) + r * k->I + i0, k->I);
     }
     if (R && n->in[A]->wants_grad) {
         gemm_serial(true, false, R, i1 - i0, rows, 1, g + r * R, R, k->lx + r * k->I + i0, k->I, 1,
@@ -133,67 +192,49 @@ static void bwd_x_panel(const Work *k, const Node *n, int64_t e, int64_t i0, con
     }
 }
 
-/* dw_e[o0..o1) */
-static void bwd_w_panel(const Work *k, float *dw, int64_t e, int64_t o0) {
-    int64_t r = k->off[e], rows = k->off[e + 1] - r, o1 = min64(o0 + PANEL, k->O);
-    gemm_serial(true, false, o1 - o0, k->I, rows, 1, k->dy + r * k->O + o0, k->O, k->x + r * k->I,
-                k->I, 1, dw + (e * k->O + o0) * k->I, k->I);
-}
-
-static void bwd(Tape *t, Node *n) {
+static void bwd_f32(Tape *t, Node *n) {
     size_t mark = arena_mark(t->step);
     Work k = work_of(t, n, PANEL * n->in[W]->dim[1]);
-    float *g = NULL;
-    k.dy = gemm_operand_of(t, n->out[0]->grad);
-    if (k.R) {
-        const float *h = gemm_operand_of(t, n->saved[0]);
-        Tensor *gt = tensor_2d(t->step, DT_f32, k.T, k.R);
-        k.lx = gemm_operand_of(t, n->in[LX]);
-#pragma omp parallel for schedule(dynamic)
-        for (int64_t e = 0; e < k.E; e++) {
-            if (k.off[e] < k.off[e + 1]) bwd_lora(&k, n, e, h, f32(gt));
-        }
-        g = f32(gt);
+    float *g = k.R ? arena_push(t->step, (size_t)(k.T * k.R) * sizeof *g) : NULL;
+    k.dy = f32(n->out[0]->grad);
+    for (int i = 0; i < N_IN; i++) {
+        if (n->fresh & 1u << i) memset(n->in[i]->grad->data, 0, (size_t)tensor_bytes(n->in[i]));
+    }
+#pragma omp parallel for schedule(dynamic) if (k.R)
+    for (int64_t e = 0; e < k.E; e++) {
+        if (k.R && k.off[e] < k.off[e + 1]) bwd_lora(&k, n, e, g);
     }
     if (n->in[X]->wants_grad) k.dx = gemm_turned_dx(t, k.w, f32(n->in[X]->grad), k.T);
-    const float *go = g ? gemm_operand(t, g, k.T * k.R) : NULL;
 #pragma omp parallel for schedule(dynamic) collapse(2)
     for (int64_t e = 0; e < k.E; e++) {
         for (int64_t p = 0; p < panels(k.I); p++) {
-            if (k.off[e] < k.off[e + 1]) bwd_x_panel(&k, n, e, p * PANEL, go);
+            if (k.off[e] < k.off[e + 1]) bwd_x_panel(&k, n, e, p * PANEL, g);
         }
     }
     if (k.dx) gemm_turned_add(k.w, k.dx, f32(n->in[X]->grad), k.T);
-    if (n->in[W]->wants_grad) {
-        k.x = gemm_operand_of(t, n->in[X]);
-#pragma omp parallel for schedule(dynamic) collapse(2)
-        for (int64_t e = 0; e < k.E; e++) {
-            for (int64_t p = 0; p < panels(k.O); p++) {
-                if (k.off[e] < k.off[e + 1]) bwd_w_panel(&k, f32(n->in[W]->grad), e, p * PANEL);
-            }
-        }
-    }
+    if (n->in[W]->wants_grad) bwd_w(n, k.dy, k.x);
     arena_release(t->step, mark);
 }
 
-/* Operands rounded to bfloat16, a panel of w for each thread, and g. */
-static size_t scratch(const Tape *t, const Node *n, bool back) {
+/* A panel of w for each thread, turned rows, and g. */
+static size_t scratch_f32(const Node *n, bool back) {
     const Tensor *w = n->in[W], *a = n->in[A];
-    int64_t T = tensor_rows(n->in[X]), O = w->dim[1], I = w->dim[2], R = a ? a->dim[1] : 0;
-    size_t bytes = gemm_operand_bytes(t, T * I);
-    bytes += gemm_turned_bytes(w, T);
-    if (gemm_needs_scratch(w, t->compute))
+    int64_t T = tensor_rows(n->in[X]), O = w->dim[1], I = w->dim[2];
+    size_t bytes = gemm_turned_bytes(w, T);
+    if (gemm_needs_scratch(w))
         bytes +=
             (size_t)(PANEL * (back ? O : I) * omp_get_max_threads()) * sizeof(float) + ARENA_ALIGN;
-    if (back) bytes += gemm_operand_bytes(t, T * O);
-    if (!R) return bytes;
-    bytes += gemm_operand_bytes(t, tensor_numel(a)) + gemm_operand_bytes(t, tensor_numel(n->in[B]));
-    bytes += gemm_operand_bytes(t, T * R);
-    if (back || n->in[LX] != n->in[X]) bytes += gemm_operand_bytes(t, T * I);
-    if (back)
-        bytes += gemm_operand_bytes(t, T * R) + (size_t)(T * R) * sizeof(float) + sizeof(Tensor) +
-                 2 * ARENA_ALIGN;
+    if (back && a) bytes += (size_t)(T * a->dim[1]) * sizeof(float) + ARENA_ALIGN;
     return bytes;
+}
+
+static void fwd(Tape *t, Node *n) {
+    check_offsets(n);
+    (t->compute == COMPUTE_BF16 ? fwd_bf16 : fwd_f32)(t, n);
+}
+static void bwd(Tape *t, Node *n) { (t->compute == COMPUTE_BF16 ? bwd_bf16 : bwd_f32)(t, n); }
+static size_t scratch(const Tape *t, const Node *n, bool back) {
+    return t->compute == COMPUTE_BF16 ? scratch_bf16(n, back) : scratch_f32(n, back);
 }
 
 static OpCase sample(Tape *t, Rng *rng, int i) {
@@ -230,8 +271,12 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
     return (OpCase){grouped(t, x, w, off, l), i + 1 == (int)COUNT_OF(cases)};
 }
 
-const Op op_grouped = {
-    "grouped", {fwd, CUDA(grouped_fwd_cuda)}, {bwd, CUDA(grouped_bwd_cuda)}, sample, scratch, 0};
+const Op op_grouped = {"grouped",
+                       {fwd, CUDA(grouped_fwd_cuda)},
+                       {bwd, CUDA(grouped_bwd_cuda)},
+                       sample,
+                       scratch,
+                       1u << X | 1u << LX};
 
 Tensor *grouped(Tape *t, Tensor *x, Tensor *w, Tensor *off, Lora l) {
     int64_t T = tensor_rows(x), I = tensor_cols(x);

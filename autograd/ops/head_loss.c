@@ -5,6 +5,7 @@
  * Both gradients are made while the logits are there (saved: dh (T,D), its supervised rows only;
  * dw (V,D)), and backward only scales them (Liger kernels; Hsu et al. 2024). */
 #include "../gemm.h"
+#include "../matmul.h"
 #include "../rows.h"
 #include "../simd.h"
 #include "sample.h"
@@ -64,7 +65,7 @@ static double loss_row(float *x, int64_t V, int64_t label, const Attr *a, bool g
 typedef struct Chunk {
     int64_t n;
     const int32_t *row;     /* (n): their rows in h */
-    float *h, *logits, *dh; /* (n,D) (n,V) (n,D) */
+    float *h, *logits, *dh; /* (n,D), gathered where it is needed; (n,V); (n,D) */
 } Chunk;
 
 static void gather_rows(const Tensor *h, Chunk *c) {
@@ -73,32 +74,59 @@ static void gather_rows(const Tensor *h, Chunk *c) {
         memcpy(c->h + i * D, f32(h) + c->row[i] * D, (size_t)D * sizeof(float));
 }
 
+static Matmul matmul_of(const Node *n, const Chunk *c) {
+    return (Matmul){.w = n->in[W], .T = c->n, .x_row = c->row};
+}
+
+/* logits = h wT */
+static void multiply(Tape *t, const Node *n, const Chunk *c) {
+    Matmul m = matmul_of(n, c);
+    if (t->compute == COMPUTE_BF16)
+        matmul_forward(t, &m, f32(n->in[H]), NULL, NULL, c->logits);
+    else
+        gemm_times_weight_t(t, c->h, c->n, n->in[W], c->logits);
+}
+
+/* dh = dx w, where dx are the logits by now. */
+static void multiply_back(Tape *t, const Node *n, const Chunk *c) {
+    int64_t D = n->in[W]->dim[1];
+    Matmul m = matmul_of(n, c);
+    if (t->compute == COMPUTE_BF16) {
+        matmul_backward(t, &m, c->logits, NULL, NULL, &(MatmulGrads){.dx = c->dh, .set_dx = true});
+    } else {
+        memset(c->dh, 0, (size_t)(c->n * D) * sizeof(float));
+        gemm_times_weight(t, c->logits, c->n, n->in[W], c->dh);
+    }
+}
+
+/* dw += dxT h */
+static void add_dw(Tape *t, const Node *n, const Chunk *c) {
+    int64_t V = n->in[W]->dim[0], D = n->in[W]->dim[1];
+    bool rounds = t->compute == COMPUTE_BF16;
+    const float *dx = rounds ? gemm_rounded(t, c->logits, c->n * V) : c->logits;
+    const float *h = rounds ? gemm_rounded(t, c->h, c->n * D) : c->h;
+    gemm(true, false, V, D, c->n, 1, dx, V, h, D, 1, f32(n->saved[DW]), D);
+}
+
 static double run_chunk(Tape *t, Node *n, Chunk *c) {
-    const Tensor *w = n->in[W];
-    int64_t V = w->dim[0], D = w->dim[1];
+    int64_t V = n->in[W]->dim[0], D = n->in[W]->dim[1];
     size_t mark = arena_mark(t->step);
     bool gradient = n->saved[DH] || n->saved[DW];
     double *loss = arena_push(t->step, (size_t)c->n * sizeof *loss), sum = 0;
-    gather_rows(n->in[H], c);
-    const float *h = gemm_operand(t, c->h, c->n * D);
-    gemm_times_weight_t(t, h, c->n, w, c->logits);
+    if (c->h) gather_rows(n->in[H], c);
+    multiply(t, n, c);
 #pragma omp parallel for schedule(dynamic)
     for (int64_t i = 0; i < c->n; i++) {
         loss[i] =
             loss_row(c->logits + i * V, V, i32(n->in[LABELS])[c->row[i]], ATTR(n, Attr), gradient);
     }
     for (int64_t i = 0; i < c->n; i++) sum += loss[i];
-    if (gradient) {
-        const float *dx = gemm_operand(t, c->logits, c->n * V);
-        if (n->saved[DH]) {
-            memset(c->dh, 0, (size_t)(c->n * D) * sizeof(float));
-            gemm_times_weight(t, dx, c->n, w, c->dh);
-            for (int64_t i = 0; i < c->n; i++) {
-                memcpy(f32(n->saved[DH]) + c->row[i] * D, c->dh + i * D, (size_t)D * sizeof(float));
-            }
-        }
-        if (n->saved[DW]) gemm(true, false, V, D, c->n, 1, dx, V, h, D, 1, f32(n->saved[DW]), D);
+    if (n->saved[DH]) {
+        multiply_back(t, n, c);
+        for (int64_t i = 0; i < c->n; i++)
+            memcpy(f32(n->saved[DH]) + c->row[i] * D, c->dh + i * D, (size_t)D * sizeof(float));
     }
+    if (n->saved[DW]) add_dw(t, n, c);
     arena_release(t->step, mark);
     return sum;
 }
@@ -120,15 +148,30 @@ static int64_t chunk_rows(const Node *n, int64_t supervised) {
     return min64(min64(ROWS_MAX, fit > 1 ? fit : 1), supervised);
 }
 
+/* h is read where it is, unless it is multiplied by gemm. */
+static bool gathers(const Tape *t, const Node *n) {
+    return t->compute == COMPUTE_F32 || n->in[W]->wants_grad;
+}
+
+/* What the largest of a chunk's products takes. */
+static size_t product_scratch(const Tape *t, const Node *n, int64_t rows) {
+    const Tensor *w = n->in[W];
+    Matmul m = matmul_of(n, &(Chunk){.n = rows});
+    if (t->compute == COMPUTE_F32) return gemm_weight_bytes(w) + gemm_turned_bytes(w, rows);
+    size_t most = matmul_scratch(&m, false, false);
+    size_t other[] = {matmul_scratch(&m, false, true),
+                      gemm_rounded_bytes(rows * w->dim[0]) + gemm_rounded_bytes(rows * w->dim[1])};
+    for (int i = 0; i < 1 + w->wants_grad; i++) most = other[i] > most ? other[i] : most;
+    return most;
+}
+
 /* As many rows as if all were supervised; backward only scales. */
 static size_t scratch(const Tape *t, const Node *n, bool back) {
     int64_t T = tensor_rows(n->in[H]), V = n->in[W]->dim[0], D = n->in[W]->dim[1];
-    int64_t step = chunk_rows(n, T);
+    int64_t step = chunk_rows(n, T), values = step * (V + D + (gathers(t, n) ? D : 0));
     if (back) return 0;
-    size_t bytes = (size_t)T * sizeof(int32_t) + (size_t)(step * (2 * D + V)) * sizeof(float);
-    bytes += (size_t)step * sizeof(double) + 5 * ARENA_ALIGN + gemm_weight_bytes(t, n->in[W]);
-    bytes += gemm_turned_bytes(n->in[W], step);
-    return bytes + gemm_operand_bytes(t, step * D) + gemm_operand_bytes(t, step * V);
+    return (size_t)T * sizeof(int32_t) + (size_t)values * sizeof(float) +
+           (size_t)step * sizeof(double) + 5 * ARENA_ALIGN + product_scratch(t, n, step);
 }
 
 static void fwd(Tape *t, Node *n) {
@@ -136,9 +179,9 @@ static void fwd(Tape *t, Node *n) {
     size_t mark = arena_mark(t->step);
     int32_t *row = arena_push(t->step, (size_t)T * sizeof *row);
     int64_t some = supervised_rows(n, row), step = chunk_rows(n, some);
-    Chunk c = {.h = arena_push(t->step, (size_t)(step * D) * sizeof(float)),
-               .logits = arena_push(t->step, (size_t)(step * V) * sizeof(float)),
+    Chunk c = {.logits = arena_push(t->step, (size_t)(step * V) * sizeof(float)),
                .dh = arena_push(t->step, (size_t)(step * D) * sizeof(float))};
+    if (gathers(t, n)) c.h = arena_push(t->step, (size_t)(step * D) * sizeof(float));
     double sum = 0;
     if (n->saved[DW]) memset(n->saved[DW]->data, 0, (size_t)tensor_bytes(n->saved[DW]));
     for (int64_t at = 0; at < some; at += step) {

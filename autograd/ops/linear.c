@@ -3,6 +3,7 @@
  * Low-rank addition: Hu et al. 2021. A w that does not learn may be of any format and is opened
  * panel by panel, once for y and once for dx. */
 #include "../gemm.h"
+#include "../matmul.h"
 #include "sample.h"
 
 enum { X, W, LX, A, B, N_IN };
@@ -11,68 +12,104 @@ typedef struct Attr {
 } Attr;
 
 static int64_t rank_of(const Node *n) { return n->in[A] ? n->in[A]->dim[0] : 0; }
+static float *grad_of(const Tensor *x) { return x && x->wants_grad ? f32(x->grad) : NULL; }
 
-static void fwd(Tape *t, Node *n) {
+/* ---- compute: bf16 ---- */
+
+static Matmul matmul_of(const Node *n) {
+    return (Matmul){.w = n->in[W],
+                    .T = tensor_rows(n->in[X]),
+                    .a = n->in[A],
+                    .b = n->in[B],
+                    .s = ATTR(n, Attr)->s};
+}
+
+static void fwd_bf16(Tape *t, Node *n) {
+    Matmul m = matmul_of(n);
+    const float *lx = m.a ? f32(n->in[LX]) : NULL;
+    matmul_forward(t, &m, f32(n->in[X]), lx, m.a ? f32(n->saved[0]) : NULL, f32(n->out[0]));
+}
+
+static void bwd_bf16(Tape *t, Node *n) {
+    Matmul m = matmul_of(n);
     const Tensor *x = n->in[X], *w = n->in[W];
-    int64_t T = tensor_rows(x), I = tensor_cols(x), O = w->dim[0], R = rank_of(n);
-    float *y = f32(n->out[0]);
+    int64_t T = m.T, I = tensor_cols(x), O = w->dim[0];
+    const float *dy = f32(n->out[0]->grad), *lx = m.a ? f32(n->in[LX]) : NULL;
+    MatmulGrads g = {.dx = grad_of(x),
+                     .dlx = grad_of(n->in[LX]),
+                     .da = grad_of(n->in[A]),
+                     .db = grad_of(n->in[B]),
+                     .set_dx = n->fresh & 1u << X,
+                     .set_dlx = n->fresh & 1u << LX};
+    matmul_backward(t, &m, dy, lx, m.a ? f32(n->saved[0]) : NULL, &g);
+    if (!w->wants_grad) return;
     size_t mark = arena_mark(t->step);
-    const float *xo = gemm_operand_of(t, x);
-    gemm_times_weight_t(t, xo, T, w, y);
-    if (R) {
-        const float *lx = n->in[LX] == x ? xo : gemm_operand_of(t, n->in[LX]);
-        gemm(false, true, T, R, I, 1, lx, I, gemm_operand_of(t, n->in[A]), I, 0, f32(n->saved[0]),
-             R);
-        gemm(false, true, T, O, R, ATTR(n, Attr)->s, gemm_operand_of(t, n->saved[0]), R,
-             gemm_operand_of(t, n->in[B]), R, 1, y, O);
-    }
+    gemm(true, false, O, I, T, 1, gemm_rounded(t, dy, T * O), O, gemm_rounded(t, f32(x), T * I), I,
+         1, f32(w->grad), I);
     arena_release(t->step, mark);
+}
+
+static size_t scratch_bf16(const Node *n, bool back) {
+    Matmul m = matmul_of(n);
+    size_t bytes = matmul_scratch(&m, m.a && n->in[LX] != n->in[X], back), dw = 0;
+    if (back && n->in[W]->wants_grad)
+        dw =
+            gemm_rounded_bytes(m.T * n->in[W]->dim[0]) + gemm_rounded_bytes(tensor_numel(n->in[X]));
+    return bytes > dw ? bytes : dw;
+}
+
+/* ---- compute: f32 ---- */
+
+static void fwd_f32(Tape *t, Node *n) {
+    const Tensor *x = n->in[X];
+    int64_t T = tensor_rows(x), I = tensor_cols(x), O = n->in[W]->dim[0], R = rank_of(n);
+    float *y = f32(n->out[0]);
+    gemm_times_weight_t(t, f32(x), T, n->in[W], y);
+    if (!R) return;
+    float *h = f32(n->saved[0]);
+    gemm(false, true, T, R, I, 1, f32(n->in[LX]), I, f32(n->in[A]), I, 0, h, R);
+    gemm(false, true, T, O, R, ATTR(n, Attr)->s, h, R, f32(n->in[B]), R, 1, y, O);
 }
 
 static void bwd_lora(Tape *t, Node *n, const float *dy) {
-    Tensor *lx = n->in[LX], *a = n->in[A], *b = n->in[B];
+    const Tensor *lx = n->in[LX], *a = n->in[A], *b = n->in[B];
     int64_t T = tensor_rows(lx), I = tensor_cols(lx), O = b->dim[0], R = a->dim[0];
     float s = ATTR(n, Attr)->s;
     if (b->wants_grad)
-        gemm(true, false, O, R, T, s, dy, O, gemm_operand_of(t, n->saved[0]), R, 1, f32(b->grad),
-             R);
+        gemm(true, false, O, R, T, s, dy, O, f32(n->saved[0]), R, 1, f32(b->grad), R);
     if (!a->wants_grad && !lx->wants_grad) return;
-    Tensor *g = tensor_2d(t->step, DT_f32, T, R);
-    gemm(false, false, T, R, O, s, dy, O, gemm_operand_of(t, b), R, 0, f32(g), R);
-    const float *go = gemm_operand_of(t, g);
-    if (a->wants_grad)
-        gemm(true, false, R, I, T, 1, go, R, gemm_operand_of(t, lx), I, 1, f32(a->grad), I);
-    if (lx->wants_grad)
-        gemm(false, false, T, I, R, 1, go, R, gemm_operand_of(t, a), I, 1, f32(lx->grad), I);
-}
-
-static void bwd(Tape *t, Node *n) {
-    Tensor *x = n->in[X], *w = n->in[W];
-    int64_t T = tensor_rows(x), I = tensor_cols(x), O = w->dim[0];
     size_t mark = arena_mark(t->step);
-    const float *dy = gemm_operand_of(t, n->out[0]->grad);
-    if (x->wants_grad) gemm_times_weight(t, dy, T, w, f32(x->grad));
-    if (w->wants_grad)
-        gemm(true, false, O, I, T, 1, dy, O, gemm_operand_of(t, x), I, 1, f32(w->grad), I);
-    if (rank_of(n)) bwd_lora(t, n, dy);
+    float *g = arena_push(t->step, (size_t)(T * R) * sizeof *g);
+    gemm(false, false, T, R, O, s, dy, O, f32(b), R, 0, g, R);
+    if (a->wants_grad) gemm(true, false, R, I, T, 1, g, R, f32(lx), I, 1, f32(a->grad), I);
+    if (lx->wants_grad) gemm(false, false, T, I, R, 1, g, R, f32(a), I, 1, f32(lx->grad), I);
     arena_release(t->step, mark);
 }
 
-/* Operands rounded to bfloat16, a panel of w, and g. */
+static void bwd_f32(Tape *t, Node *n) {
+    Tensor *x = n->in[X], *w = n->in[W];
+    int64_t T = tensor_rows(x), I = tensor_cols(x), O = w->dim[0];
+    const float *dy = f32(n->out[0]->grad);
+    for (int i = 0; i < N_IN; i++) {
+        if (n->fresh & 1u << i) memset(n->in[i]->grad->data, 0, (size_t)tensor_bytes(n->in[i]));
+    }
+    if (x->wants_grad) gemm_times_weight(t, dy, T, w, f32(x->grad));
+    if (w->wants_grad) gemm(true, false, O, I, T, 1, dy, O, f32(x), I, 1, f32(w->grad), I);
+    if (rank_of(n)) bwd_lora(t, n, dy);
+}
+
+/* A panel of w; turned rows; g. */
+static size_t scratch_f32(const Node *n, bool back) {
+    int64_t T = tensor_rows(n->in[X]);
+    size_t bytes = gemm_weight_bytes(n->in[W]) + gemm_turned_bytes(n->in[W], T);
+    size_t g = back ? (size_t)(T * rank_of(n)) * sizeof(float) + ARENA_ALIGN : 0;
+    return bytes > g ? bytes : g;
+}
+
+static void fwd(Tape *t, Node *n) { (t->compute == COMPUTE_BF16 ? fwd_bf16 : fwd_f32)(t, n); }
+static void bwd(Tape *t, Node *n) { (t->compute == COMPUTE_BF16 ? bwd_bf16 : bwd_f32)(t, n); }
 static size_t scratch(const Tape *t, const Node *n, bool back) {
-    int64_t T = tensor_rows(n->in[X]), I = tensor_cols(n->in[X]), O = n->in[W]->dim[0];
-    int64_t R = rank_of(n);
-    size_t bytes = gemm_weight_bytes(t, n->in[W]) + gemm_operand_bytes(t, T * I);
-    bytes += gemm_turned_bytes(n->in[W], T);
-    if (back) bytes += gemm_operand_bytes(t, T * O);
-    if (!R) return bytes;
-    bytes +=
-        gemm_operand_bytes(t, R * I) + gemm_operand_bytes(t, T * R) + gemm_operand_bytes(t, O * R);
-    if (back || n->in[LX] != n->in[X]) bytes += gemm_operand_bytes(t, T * I);
-    if (back)
-        bytes += gemm_operand_bytes(t, T * R) + (size_t)(T * R) * sizeof(float) + sizeof(Tensor) +
-                 2 * ARENA_ALIGN;
-    return bytes;
+    return t->compute == COMPUTE_BF16 ? scratch_bf16(n, back) : scratch_f32(n, back);
 }
 
 static OpCase sample(Tape *t, Rng *rng, int i) {
@@ -109,7 +146,8 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
 }
 
 const Op op_linear = {
-    "linear", {fwd, CUDA(linear_fwd_cuda)}, {bwd, CUDA(linear_bwd_cuda)}, sample, scratch, 0};
+    "linear",          {fwd, CUDA(linear_fwd_cuda)}, {bwd, CUDA(linear_bwd_cuda)}, sample, scratch,
+    1u << X | 1u << LX};
 
 Tensor *linear(Tape *t, Tensor *x, Tensor *w, Lora l) {
     int64_t T = tensor_rows(x), I = tensor_cols(x), O = w->dim[0];
