@@ -5,6 +5,7 @@
 #include "files.h"
 #include "jinja.h"
 #include "json.h"
+#include "side_files.h"
 
 struct Chat {
     Jinja *plain, *with_tools; /* with_tools: one made for tools, or NULL */
@@ -28,20 +29,16 @@ static void take_tokens(json_t *tokens, const json_t *config) {
     }
 }
 
-/* dir/name as JSON; *out stays NULL where there is no such file. */
-static int read_optional(json_t **out, const char *dir, const char *name, Err *e) {
-    char *path = files_join(dir, name);
-    int failed = files_exists(path) ? json_read_file(out, path, e) : 0;
-    mem_free(path);
+/* source, unless reading it failed, is compiled and freed. */
+static int compile_source(Jinja **out, int failed, Buf *source, const char *label, Err *e) {
+    if (!failed) failed = jinja_compile(out, source->p ? source->p : "", source->n, label, e);
+    buf_free(source);
     return failed;
 }
 
 static int compile_file(Jinja **out, const char *path, Err *e) {
     Buf source = {0};
-    int failed = files_read(path, &source, e);
-    if (!failed) failed = jinja_compile(out, source.p ? source.p : "", source.n, path, e);
-    buf_free(&source);
-    return failed;
+    return compile_source(out, files_read(path, &source, e), &source, path, e);
 }
 
 static int compile_text(Jinja **out, const json_t *text, const char *dir, const char *name,
@@ -75,11 +72,14 @@ static int compile_config(Chat *c, const json_t *given, const char *dir, Err *e)
                    dir);
 }
 
-/* dir/name where there is such a file; else *out stays NULL. */
+/* A file of the model where there is one; else *out stays NULL. */
 static int compile_optional(Jinja **out, const char *dir, const char *name, Err *e) {
-    char *path = files_join(dir, name);
-    int failed = files_exists(path) ? compile_file(out, path, e) : 0;
-    mem_free(path);
+    Buf source = {0};
+    if (!side_files_has(dir, name)) return 0;
+    char *label = side_files_label(dir, name);
+    int failed = side_files_read(dir, name, &source, e);
+    failed = compile_source(out, failed, &source, label, e);
+    mem_free(label);
     return failed;
 }
 
@@ -117,8 +117,8 @@ static int open_parts(Chat *c, const char *dir, const char *which, json_t **conf
     bool automatic = strcmp(which, "auto") == 0;
     CHECK(dir || !automatic, "chat_open without a directory wants a template by name");
     if (dir) {
-        TRY(read_optional(config, dir, "tokenizer_config.json", e));
-        TRY(read_optional(map, dir, "special_tokens_map.json", e));
+        TRY(side_files_json(dir, "tokenizer_config.json", config, e));
+        TRY(side_files_json(dir, "special_tokens_map.json", map, e));
         take_tokens(c->tokens, *config);
         take_tokens(c->tokens, json_object_get(*config, "extra_special_tokens"));
         take_tokens(c->tokens, *map);

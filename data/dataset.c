@@ -6,9 +6,8 @@
 #include <string.h>
 #include <sys/stat.h>
 #include "dataset_room.h"
-#include "files.h"
-#include "json.h"
 #include "jsonl.h"
+#include "side_files.h"
 
 /* Streams of random numbers: what one draws never shifts what another does. */
 static const uint64_t STREAM_ORDER = 0x6f72646572ull << 24, STREAM_SPLIT = 0x73706c6974ull << 24;
@@ -40,15 +39,6 @@ static int needs_of(const DatasetSpec *spec, RoomNeeds *needs, Err *e) {
     return 0;
 }
 
-/* dir/name as JSON, or NULL where there is no such file. */
-static int read_optional(const char *dir, const char *name, json_t **out, Err *e) {
-    char *path = files_join(dir, name);
-    *out = NULL;
-    int rc = files_exists(path) ? json_read_file(out, path, e) : 0;
-    mem_free(path);
-    return rc;
-}
-
 /* A field of config.json, or of the text model inside it. */
 static const json_t *config_field(const json_t *config, const char *key) {
     const json_t *value = json_object_get(config, key);
@@ -74,11 +64,8 @@ static int32_t find_eos(const DatasetContext *ctx, const json_t *tokenizer_confi
 
 static int open_tokenizer(DatasetContext *ctx, const char *dir, const json_t *config, Err *e) {
     json_t *tokenizer_config;
-    char *path = files_join(dir, "tokenizer.json");
-    int rc = tokenizer_open(&ctx->tokenizer, path, e);
-    mem_free(path);
-    TRY(rc);
-    TRY(read_optional(dir, "tokenizer_config.json", &tokenizer_config, e));
+    TRY(tokenizer_open_model(&ctx->tokenizer, dir, e));
+    TRY(side_files_json(dir, "tokenizer_config.json", &tokenizer_config, e));
     ctx->eos_id = find_eos(ctx, tokenizer_config, config);
     json_decref(tokenizer_config);
     return 0;
@@ -100,7 +87,7 @@ int dataset_open(DatasetContext *ctx, const char *model_dir, const char *which, 
             e, "these datasets need a tokenizer; set base_model to a directory that has one");
     }
     json_t *config = NULL;
-    if (model_dir) TRY(read_optional(model_dir, "config.json", &config, e));
+    if (model_dir) TRY(side_files_json(model_dir, "config.json", &config, e));
     int64_t vocab = json_integer_value(config_field(config, "vocab_size"));
     if (vocab > 0 && vocab < INT32_MAX) ctx->vocab_size = (int32_t)vocab;
     int rc = needs >= A_TOKENIZER ? open_tokenizer(ctx, model_dir, config, e) : 0;

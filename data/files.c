@@ -151,6 +151,13 @@ void files_unmap(const void *data, size_t bytes) {
     if (data) munmap((void *)(uintptr_t)data, bytes);
 }
 
+void files_forget(const void *data, size_t bytes) {
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = (uintptr_t)data,
+              to = (from + bytes) / page * page;
+    from = (from + page - 1) / page * page;
+    if (from < to) madvise((void *)from, to - from, MADV_DONTNEED);
+}
+
 int files_make_dirs(const char *path, Err *e) {
     char *copy = trimmed(path);
     int bad = 0;
@@ -253,6 +260,21 @@ int files_commit(FileOut *f, Err *e) {
     if (rename(f->temp, f->path)) return give_up(f, "write", e);
     int bad = sync_parent(f->path, e);
     files_abort(f); /* the temporary file is no longer there: this only frees */
+    return bad;
+}
+
+char *files_partial(const char *path) {
+    char *place = resolved(path), *partial = joined(place, PARTIAL, "");
+    mem_free(place);
+    return partial;
+}
+
+int files_complete(const char *partial, const char *path, Err *e) {
+    char *place = resolved(path);
+    int bad = sync_path(partial) ? files_error(e, "flush", path, errno) : 0;
+    if (!bad && rename(partial, place)) bad = files_error(e, "write", path, errno);
+    if (!bad) bad = sync_parent(place, e);
+    mem_free(place);
     return bad;
 }
 

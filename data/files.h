@@ -24,6 +24,9 @@ int files_read(const char *path, Buf *out, Err *e); /* appends the whole file */
 /* A read-only mapping of a whole regular file; an empty file maps as NULL with *bytes == 0. */
 int files_map(const char *path, const void **data, size_t *bytes, Err *e);
 void files_unmap(const void *data, size_t bytes);
+/* Gives back the memory of the whole pages in a part of a mapping; read again, they come anew from
+ * the file. */
+void files_forget(const void *data, size_t bytes);
 
 int files_make_dirs(const char *path, Err *e); /* mkdir -p */
 int files_remove(const char *path, Err *e); /* a file or a whole directory; nothing there is fine */
@@ -42,6 +45,11 @@ int files_write(FileOut *f, const void *bytes, size_t n, Err *e);
 int files_commit(FileOut *f, Err *e);
 void files_abort(FileOut *f);
 int files_write_whole(const char *path, const void *bytes, size_t n, Err *e); /* all of the above */
+
+/* For a file that takes long and can be gone on with: the name it has until it is whole (on the
+ * heap), and giving it its own. */
+char *files_partial(const char *path);
+int files_complete(const char *partial, const char *path, Err *e);
 
 /* A set of files, written into d.temp by any means, then renamed to d.path in one step. An
  * existing directory (or none) is replaced; whoever must not overwrite asks files_is_empty first.

@@ -2,6 +2,7 @@
  * tokens as written, normalizer, added tokens in normalised text, pre-tokenizer, BPE,
  * post-processor. "truncation" and "padding" of the file are the caller's affair and not read. */
 #include <string.h>
+#include "side_files.h"
 #include "tokenizer.h"
 #include "tokenizer_added.h"
 #include "tokenizer_decode.h"
@@ -159,17 +160,31 @@ static int read_parts(Tokenizer *t, const TokenizerFile *f, const char *path, Er
     return check_ids(t, &t->post.behind, path, e);
 }
 
-int tokenizer_open(Tokenizer **out, const char *path, Err *e) {
-    TokenizerFile f = {0};
+/* rc: of reading the file. */
+static int open_file(Tokenizer **out, int rc, TokenizerFile *f, const char *name, Err *e) {
     Tokenizer *t = mem_alloc(sizeof *t);
-    int rc = tokenizer_file_read(&f, path, e);
-    if (rc == 0) rc = read_parts(t, &f, path, e);
-    tokenizer_file_free(&f);
+    if (rc == 0) rc = read_parts(t, f, name, e);
+    tokenizer_file_free(f);
     if (rc != 0) {
         tokenizer_close(t);
         t = NULL;
     }
     *out = t;
+    return rc;
+}
+
+int tokenizer_open(Tokenizer **out, const char *path, Err *e) {
+    TokenizerFile f = {0};
+    return open_file(out, tokenizer_file_read(&f, path, e), &f, path, e);
+}
+
+int tokenizer_open_model(Tokenizer **out, const char *model, Err *e) {
+    TokenizerFile f = {0};
+    char *name = side_files_label(model, "tokenizer.json");
+    int rc = side_files_read(model, "tokenizer.json", &f.text, e);
+    if (rc == 0) rc = tokenizer_file_parse(&f, name, e);
+    rc = open_file(out, rc, &f, name, e);
+    mem_free(name);
     return rc;
 }
 

@@ -16,6 +16,7 @@ typedef struct Tokens {
 void tokens_free(Tokens *t);
 
 int  tokenizer_open(Tokenizer **out, const char *path, Err *e); /* path of the tokenizer.json */
+int  tokenizer_open_model(Tokenizer **out, const char *model, Err *e); /* its own (side_files.h) */
 void tokenizer_close(Tokenizer *t);
 int32_t     tokenizer_size(const Tokenizer *t);                 /* highest id + 1 */
 int32_t     tokenizer_find(const Tokenizer *t, const char *piece); /* -1: no such piece */

@@ -315,7 +315,10 @@ static int read_rest(TokenizerFile *f, const char *path, Err *e) {
 }
 
 int tokenizer_file_read(TokenizerFile *f, const char *path, Err *e) {
-    TRY(files_read(path, &f->text, e));
+    return files_read(path, &f->text, e) ? -1 : tokenizer_file_parse(f, path, e);
+}
+
+int tokenizer_file_parse(TokenizerFile *f, const char *path, Err *e) {
     buf_add(&f->text, "", 0); /* an empty file is an empty text, not none */
     Scan s = {.p = f->text.p, .end = f->text.p + f->text.n, .start = f->text.p, .name = path};
     size_t good = utf8_check(f->text.p, f->text.n);

@@ -13,6 +13,7 @@ typedef struct TokenizerFile {
     json_t *rest; /* vocab and merges are empty in it */
 } TokenizerFile;
 int tokenizer_file_read(TokenizerFile *f, const char *path, Err *e);
+int tokenizer_file_parse(TokenizerFile *f, const char *name, Err *e); /* f->text is there already */
 void tokenizer_file_free(TokenizerFile *f);
 /* Fills the vocabulary and the merges of b, whose prefix is already set. */
 int tokenizer_file_tables(const TokenizerFile *f, Bpe *b, const char *path, Err *e);

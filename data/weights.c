@@ -4,8 +4,10 @@
 #include <string.h>
 #include "files.h"
 #include "weights.h"
+#include "weights_bnb.h"
 
 typedef struct Mapping {
+    const char *path;
     const void *data;
     size_t bytes;
 } Mapping;
@@ -25,6 +27,7 @@ struct Weights {
     Mapping *mapping;
     void **kept; /* texts and copied tensors */
     int n, cap, n_mapping, cap_mapping, n_kept, cap_kept;
+    uint64_t hash;
 };
 
 #define X(name) extern const WeightFormat weight_format_##name;
@@ -36,26 +39,26 @@ static const WeightFormat *const formats[] = {
 };
 #undef X
 
-int weights_map_file(Weights *w, const char *path, const void **data, size_t *bytes, Err *e) {
-    TRY(files_map(path, data, bytes, e));
-    GROW(w->mapping, w->n_mapping, w->cap_mapping);
-    w->mapping[w->n_mapping++] = (Mapping){*data, *bytes};
-    return 0;
-}
-
-static void *keep(Weights *w, void *p) {
+void *weights_keep(Weights *w, void *p) {
     GROW(w->kept, w->n_kept, w->cap_kept);
     return w->kept[w->n_kept++] = p;
 }
 
-const char *weights_keep_text(Weights *w, const char *text) { return keep(w, mem_copy_text(text)); }
+const char *weights_keep_text(Weights *w, const char *text) { return weights_keep(w, mem_copy_text(text)); }
+
+int weights_map_file(Weights *w, const char *path, const void **data, size_t *bytes, Err *e) {
+    TRY(files_map(path, data, bytes, e));
+    GROW(w->mapping, w->n_mapping, w->cap_mapping);
+    w->mapping[w->n_mapping++] = (Mapping){weights_keep_text(w, path), *data, *bytes};
+    return 0;
+}
 
 void weights_add(Weights *w, const WeightView *view, size_t align) {
     GROW(w->view, w->n, w->cap);
     WeightView *v = &w->view[w->n++];
     *v = *view;
     if ((uintptr_t)v->data % align == 0) return;
-    v->data = keep(w, mem_alloc((size_t)v->bytes));
+    v->data = weights_keep(w, mem_alloc((size_t)v->bytes));
     memcpy((void *)(uintptr_t)v->data, view->data, (size_t)v->bytes);
 }
 
@@ -100,7 +103,7 @@ static int open_by_format(Weights *w, const char *path, Err *e) {
 int weights_open(Weights **out, const char *path, Err *e) {
     Weights *w = mem_alloc(sizeof *w);
     *out = NULL;
-    if (open_by_format(w, path, e) || sort_views(w, e)) {
+    if (open_by_format(w, path, e) || sort_views(w, e) || bnb_recognise(w, e)) {
         weights_close(w);
         return -1;
     }
@@ -129,3 +132,18 @@ WeightView *weights_find(Weights *w, const char *name) {
     const WeightView key = {.name = name};
     return w->n ? bsearch(&key, w->view, (size_t)w->n, sizeof key, by_name) : NULL;
 }
+
+bool weights_range(const Weights *w, const WeightView *v, const char **path, int64_t *offset) {
+    for (int i = 0; i < w->n_mapping; i++) {
+        const Mapping *m = &w->mapping[i];
+        uintptr_t at = (uintptr_t)v->data - (uintptr_t)m->data;
+        if ((uintptr_t)v->data < (uintptr_t)m->data || at >= m->bytes) continue;
+        *path = m->path;
+        *offset = (int64_t)at;
+        return true;
+    }
+    return false;
+}
+
+uint64_t weights_hash(const Weights *w) { return w->hash; }
+void weights_set_hash(Weights *w, uint64_t hash) { w->hash = hash; }

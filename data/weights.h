@@ -20,14 +20,16 @@ typedef struct WeightView {
     int64_t bytes;
     const void *data;
     const char *file; /* for messages */
+    const struct Bnb *bnb; /* not NULL: data are bitsandbytes' codes (weights_bnb.h), and dtype and
+                            * dim say what they become */
     bool read; /* for the reader: set where a tensor is used, then look for those left over */
 } WeightView;
 
 typedef struct Weights Weights;
 
 /* path: a Hugging Face directory (model.safetensors, or model.safetensors.index.json with its
- * shards) or one .safetensors file (an adapter). Everything but the numbers themselves is checked:
- * afterwards every view lies inside its file and has the bytes its shape asks for. */
+ * shards), one .safetensors file (an adapter), or a base.h5. Everything but the numbers themselves
+ * is checked: afterwards every view lies inside its file and has the bytes its shape asks for. */
 int weights_open(Weights **out, const char *path, Err *e);
 void weights_close(Weights *w);       /* NULL is fine */
 bool weights_known(const char *path); /* whether path looks like something that can be opened */
@@ -35,6 +37,11 @@ bool weights_known(const char *path); /* whether path looks like something that 
 int weights_count(const Weights *w);
 WeightView *weights_at(Weights *w, int i);              /* in order of names (strcmp) */
 WeightView *weights_find(Weights *w, const char *name); /* NULL: no such tensor */
+
+/* The file that holds a view's data, and from which byte on; false: it is a copy in memory. */
+bool weights_range(const Weights *w, const WeightView *v, const char **path, int64_t *offset);
+/* Names the whole content; 0: the format has no such hash. */
+uint64_t weights_hash(const Weights *w);
 
 /* For the formats: what an open function calls. Names and files are borrowed from weights_keep. */
 typedef struct WeightFormat {
@@ -46,6 +53,8 @@ typedef struct WeightFormat {
 /* Maps a file for as long as w lives. */
 int weights_map_file(Weights *w, const char *path, const void **data, size_t *bytes, Err *e);
 const char *weights_keep_text(Weights *w, const char *text);
+void *weights_keep(Weights *w, void *heap); /* freed with w */
+void weights_set_hash(Weights *w, uint64_t hash);
 /* Adds one view (name, file and stored kept by the caller's weights_keep_text); data that is not
  * aligned to align bytes is copied. */
 void weights_add(Weights *w, const WeightView *view, size_t align);

@@ -195,6 +195,7 @@ static int check_view(const Model *m, const Site *s, const WeightView *v, Err *e
 /* Where the weight lies as the kernels read it. */
 static const void *stored_data(Model *m, const WeightView *v) {
     if (!v->bnb) return v->data;
+    if (m->leave_codes) return NULL;
     void *own = arena_push(&m->keep, (size_t)weight_bytes(v->dtype, v->n_dim, v->dim));
     bnb_repack(v, own);
     return own;
@@ -310,9 +311,10 @@ static int open_parts(Model *m, Err *e) {
     return check_unread(m, e);
 }
 
-int model_open(Model **out, const char *dir, Err *e) {
+static int open_model(Model **out, const char *dir, bool leave_codes, Err *e) {
     Model *m = mem_alloc(sizeof *m);
     m->dir = mem_copy_text(dir);
+    m->leave_codes = leave_codes;
     int bad = arena_open(&m->keep, (size_t)64 << 30, e);
     if (!bad && !files_is_dir(dir) && !base_file_claims(dir)) {
         bad = err_set(e,
@@ -327,6 +329,11 @@ int model_open(Model **out, const char *dir, Err *e) {
     }
     *out = m;
     return 0;
+}
+
+int model_open(Model **out, const char *dir, Err *e) { return open_model(out, dir, false, e); }
+int model_open_checkpoint(Model **out, const char *dir, Err *e) {
+    return open_model(out, dir, true, e);
 }
 
 int model_open_shapes(Model **out, const char *config_path, Err *e) {

@@ -125,9 +125,10 @@ struct Model {
     const char *prefix; /* of every tensor name: "model." or "model.language_model." */
     json_t *config;     /* the whole config.json */
     Weights *weights;
-    char *dir;  /* the checkpoint's directory */
+    char *dir;  /* the checkpoint's directory, or base.h5 */
     Arena keep; /* lives as long as the model */
     Buf notes;  /* what was skipped while loading, one line each */
+    bool leave_codes; /* see model_open_checkpoint */
     /* during a run */
     RouteFn on_route;
     void *on_route_ctx;
@@ -137,10 +138,14 @@ struct Model {
     bool recompute; /* gradient checkpointing, per layer */
 };
 
-/* dir: a Hugging Face checkpoint directory. Fails, naming it, on any tensor that is missing, of
+/* dir: a Hugging Face checkpoint directory (bitsandbytes' too), or a base.h5. Fails, naming it, on any tensor that is missing, of
  * another shape, or that nobody reads. */
 int model_open(Model **out, const char *dir, Err *e);
-/* Shapes only, from config.json (a file or a directory that holds one): for init. No weights. */
+/* The same for who reads the checkpoint's own tensors (weights_find by the sites' names):
+ * bitsandbytes' codes are not brought into memory, the bases of their sites have no data. */
+int model_open_checkpoint(Model **out, const char *dir, Err *e);
+/* Shapes only, from config.json (a file, a directory that holds one, or a base.h5): for init. No
+ * weights. */
 int model_open_shapes(Model **out, const char *config_path, Err *e);
 /* Then, for a dry tape: every site gets a tensor in the format that `format` gives it, without
  * data (what is opened to float32 when loading has memory of its own, never written). */

@@ -66,7 +66,12 @@ static bool dora_on_experts(const Config *c) {
 }
 static bool full_from_adapter(const Config *c) { return full_training(c) && c->lora_model_dir; }
 static bool full_of_quantised(const Config *c) {
-    return full_training(c) && strcmp(c->base_quantization, "none") != 0;
+    const char *const words[] = {c->base_quantization, c->base_quantization_experts,
+                                 c->base_quantization_attention, c->base_quantization_dense,
+                                 c->base_quantization_embeddings};
+    bool any = false;
+    for (size_t i = 0; i < COUNT_OF(words); i++) any |= words[i] && strcmp(words[i], "none");
+    return full_training(c) && any;
 }
 static bool full_with_router(const Config *c) { return full_training(c) && c->router_train.n; }
 static bool lora_with_trainable(const Config *c) { return !full_training(c) && c->trainable.n; }

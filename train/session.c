@@ -6,6 +6,7 @@
 #include "../autograd/weight.h"
 #include "../data/files.h"
 #include "base_format.h"
+#include "base_quantise.h"
 #include "progress.h"
 
 enum { TAPE_NODES = 1 << 16 };
@@ -269,6 +270,17 @@ static int plan_from_adapter(Session *s, const Config *cfg, SessionUse use, Err 
     return check_dropout(s, cfg, e);
 }
 
+static int check_plain(const Session *s, const Config *cfg, Err *e) {
+    for (int i = 0; i < s->model->n_sites; i++) {
+        if (dtype_is_float(s->model->site[i].base->dtype)) continue;
+        return err_set(e,
+                       "adapter: none trains the weights themselves, and those of base_model %s "
+                       "are quantised; set adapter: lora, or give the original",
+                       cfg->base_model);
+    }
+    return 0;
+}
+
 static int plan_session(Session *s, const Config *cfg, SessionUse use, Err *e) {
     s->has_adapter = cfg->lora_model_dir != NULL;
     if (s->has_adapter) return plan_from_adapter(s, cfg, use, e);
@@ -276,7 +288,9 @@ static int plan_session(Session *s, const Config *cfg, SessionUse use, Err *e) {
         s->plan = plan_new(s->model);
         return 0;
     }
-    if (!strcmp(cfg->adapter, "none"))
+    bool full = !strcmp(cfg->adapter, "none");
+    if (full && check_plain(s, cfg, e)) return CONFIG_REFUSED;
+    if (full)
         return plan_full(&s->plan, s->model, (const char *const *)cfg->trainable.p,
                          cfg->trainable.n, e);
     s->has_adapter = true;
@@ -303,8 +317,20 @@ static int open_shapes(Session *s, const Config *cfg, Err *e) {
     return 0;
 }
 
+/* The model goes by the name it was given, wherever its weights come from. */
+static int open_base(Session *s, const Config *cfg, Err *e) {
+    char *path;
+    TRY(base_to_open(&path, cfg, e));
+    int bad = model_open(&s->model, path, e);
+    mem_free(path);
+    if (bad) return -1;
+    mem_free(s->model->dir);
+    s->model->dir = mem_copy_text(cfg->base_model);
+    return 0;
+}
+
 static int open_parts(Session *s, const Config *cfg, SessionUse use, Err *e) {
-    TRY(use == USE_SHAPES ? open_shapes(s, cfg, e) : model_open(&s->model, cfg->base_model, e));
+    TRY(use == USE_SHAPES ? open_shapes(s, cfg, e) : open_base(s, cfg, e));
     const Buf *notes = &s->model->notes;
     if (notes->n) progress_say(NULL, "%.*s", (int)notes->n - 1, notes->p);
     int bad = plan_session(s, cfg, use, e);

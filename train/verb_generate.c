@@ -4,8 +4,8 @@
 #include <string.h>
 #include "../data/chat.h"
 #include "../data/files.h"
-#include "../data/json.h"
 #include "../data/jsonl.h"
+#include "../data/side_files.h"
 #include "generate.h"
 #include "progress.h"
 #include "verbs.h"
@@ -32,15 +32,13 @@ static void add_stops(Writer *w, const json_t *value) {
 
 static int read_stops(Writer *w, Err *e) {
     const json_t *c = w->s.model->config;
-    json_t *gen = NULL;
+    json_t *gen;
     add_stops(w, json_object_get(c, "eos_token_id"));
     add_stops(w, json_object_get(json_object_get(c, "text_config"), "eos_token_id"));
-    char *path = files_join(w->cfg->base_model, "generation_config.json");
-    int bad = files_exists(path) ? json_read_file(&gen, path, e) : 0;
+    TRY(side_files_json(w->cfg->base_model, "generation_config.json", &gen, e));
     add_stops(w, json_object_get(gen, "eos_token_id"));
     json_decref(gen);
-    mem_free(path);
-    return bad;
+    return 0;
 }
 
 /* ---- prompts into ids ---- */
@@ -272,10 +270,9 @@ static int converse(Writer *w, Err *e) {
 static int open_writer(Writer *w, const Config *cfg, Err *e) {
     *w = (Writer){.cfg = cfg};
     TRY(session_open(&w->s, cfg, USE_AS_IS, e));
-    char *path = files_join(cfg->base_model, "tokenizer.json");
-    int bad = files_exists(path) ? tokenizer_open(&w->tokenizer, path, e) : 0;
-    mem_free(path);
-    return bad ? -1 : read_stops(w, e);
+    if (side_files_has(cfg->base_model, "tokenizer.json"))
+        TRY(tokenizer_open_model(&w->tokenizer, cfg->base_model, e));
+    return read_stops(w, e);
 }
 
 static void close_writer(Writer *w) {

@@ -5,8 +5,11 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include "../data/base_file.h"
 #include "../data/files.h"
 #include "../data/safetensors.h"
+#include "base_build.h"
+#include "normals.h"
 #include "progress.h"
 #include "session.h"
 #include "verbs.h"
@@ -101,10 +104,10 @@ static int count_values(const Config *cfg, const Model *m, int64_t *all, Err *e)
     return 0;
 }
 
-static int init_into(const Config *cfg, const Model *m, const char *config, Err *e) {
+static int init_dir(const Config *cfg, const Model *m, const SideFiles *files, Err *e) {
     DirOut out;
     TRY(files_dir_begin(&out, cfg->output, e));
-    if (write_weights(cfg, m, out.temp, e) || model_copy_side_files(config, out.temp, e) ||
+    if (write_weights(cfg, m, out.temp, e) || side_files_write(files, out.temp, e) ||
         files_dir_commit(&out, e)) {
         files_dir_abort(&out);
         return -1;
@@ -112,21 +115,79 @@ static int init_into(const Config *cfg, const Model *m, const char *config, Err 
     return 0;
 }
 
+/* ---- straight into a base file ---- */
+
+typedef struct Random {
+    const Fill *fill; /* per site */
+} Random;
+
+static DType random_stored(void *ctx, int site) { return ((const Random *)ctx)->fill[site].dtype; }
+
+static int random_values(void *ctx, int site, int64_t first, int64_t n, float *dst, Err *e) {
+    const Fill *f = &((const Random *)ctx)->fill[site];
+    (void)e;
+    normals_fill(f->seed, (uint64_t)site, first, n, f->mean, f->deviation, dst);
+    return 0;
+}
+
+static int init_base(const Config *cfg, const Model *m, const SideFiles *files, json_t *result,
+                     Err *e) {
+    const int64_t before[KIND_COUNT] = {0};
+    bool busy;
+    Fill *fill = mem_alloc(sizeof *fill * (size_t)m->n_sites);
+    for (int i = 0; i < m->n_sites; i++) {
+        fill[i] = (Fill){m, i, stored_dtype(cfg, m), (uint64_t)cfg->seed, 0, 0};
+        choose_numbers(&fill[i], &m->site[i]);
+    }
+    char key[64];
+    snprintf(key, sizeof key, "init, seed %ld", (long)cfg->seed);
+    Random random = {fill};
+    BaseJob job = {.model = m,
+                   .words = base_words(cfg),
+                   .source = {&random, random_stored, random_values, NULL, NULL},
+                   .files = files,
+                   .source_key = key,
+                   .path = cfg->output,
+                   .doing = "making"};
+    int bad = base_build(&job, &busy, e);
+    if (!bad && busy) bad = err_set(e, "another run is writing %s right now", cfg->output);
+    mem_free(fill);
+    return bad ? -1 : base_report(cfg->output, m, before, result, e);
+}
+
+static int check_output(const Config *cfg, Err *e) {
+    TRY(output_check(cfg, e));
+    if (!base_is_quantised(cfg) || base_file_claims(cfg->output)) return 0;
+    err_set(e, "init with base_quantization writes one file: give --output NAME.h5, not %s",
+            cfg->output);
+    return CONFIG_REFUSED;
+}
+
+static int init_model(const Config *cfg, const Model *m, const SideFiles *files, json_t *result,
+                      Err *e) {
+    int64_t n;
+    double began = seconds_now();
+    TRY(count_values(cfg, m, &n, e));
+    if (base_file_claims(cfg->output))
+        TRY(init_base(cfg, m, files, result, e));
+    else
+        TRY(init_dir(cfg, m, files, e));
+    json_object_set_new(result, "output", json_string(cfg->output));
+    json_object_set_new(result, "parameters", json_integer(n));
+    json_object_set_new(result, "seconds", json_real(seconds_now() - began));
+    progress_say(NULL, "wrote %s: %d tensors, %.2f M parameters", cfg->output, m->n_sites,
+                 (double)n / 1e6);
+    return 0;
+}
+
 int verb_init(const Config *cfg, json_t *result, Err *e) {
     Model *m;
-    int64_t n;
-    TRY(output_check(cfg, e));
+    SideFiles files;
+    int bad = check_output(cfg, e);
+    if (bad) return bad;
     TRY(model_open_shapes(&m, cfg->base_model, e));
-    char *config = files_is_dir(cfg->base_model) ? files_join(cfg->base_model, "config.json")
-                                                 : mem_copy_text(cfg->base_model);
-    int bad = count_values(cfg, m, &n, e) < 0 || init_into(cfg, m, config, e) < 0 ? -1 : 0;
-    if (!bad) {
-        json_object_set_new(result, "output", json_string(cfg->output));
-        json_object_set_new(result, "parameters", json_integer(n));
-        progress_say(NULL, "wrote %s: %d tensors, %.2f M parameters", cfg->output, m->n_sites,
-                     (double)n / 1e6);
-    }
-    mem_free(config);
+    bad = side_files_gather(&files, cfg->base_model, e) || init_model(cfg, m, &files, result, e);
+    side_files_free(&files);
     model_close(m);
-    return bad;
+    return bad ? -1 : 0;
 }

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 #include "../data/files.h"
+#include "../data/side_files.h"
 #include "progress.h"
 #include "rows.h"
 #include "sample_view.h"
@@ -48,10 +49,8 @@ static int write_sample(Preprocess *p, const DatasetRow *row, Err *e) {
 /* Rows of ids are read without a tokenizer; to people its pieces say more than numbers. */
 static int open_pieces(DatasetContext *ctx, const char *model_dir, Err *e) {
     if (ctx->tokenizer || !model_dir) return 0;
-    char *path = files_join(model_dir, "tokenizer.json");
-    int rc = files_exists(path) ? tokenizer_open(&ctx->tokenizer, path, e) : 0;
-    mem_free(path);
-    return rc;
+    if (!side_files_has(model_dir, "tokenizer.json")) return 0;
+    return tokenizer_open_model(&ctx->tokenizer, model_dir, e);
 }
 
 static void show_legend(const Preprocess *p) {

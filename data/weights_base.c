@@ -1,0 +1,34 @@
+/* weights_base.c - base.h5, the frozen base that quantize and init write: its tensors lie in the
+ * mapped file as the kernels read them. */
+#include "base_file.h"
+
+static int open_base(Weights *w, const char *path, Err *e) {
+    BaseIndex x;
+    const void *data;
+    size_t n;
+    TRY(weights_map_file(w, path, &data, &n, e));
+    TRY(base_index_read(&x, data, n, path, e));
+    const char *file = weights_keep_text(w, path);
+    for (int i = 0; i < x.n_tensors; i++) {
+        const BaseTensor *t = &x.tensor[i];
+        WeightView v = {.name = weights_keep_text(w, t->name),
+                        .dtype = t->dtype,
+                        .stored = dtype_info[t->dtype].name,
+                        .n_dim = t->n_dim,
+                        .bytes = t->bytes,
+                        .data = (const char *)data + t->offset,
+                        .file = file};
+        for (int k = 0; k < t->n_dim; k++) v.dim[k] = t->dim[k];
+        weights_add(w, &v, 1); /* whole pages: always aligned */
+    }
+    weights_set_hash(w, x.hash);
+    base_index_free(&x);
+    return 0;
+}
+
+const WeightFormat weight_format_base = {
+    .name = "base",
+    .looked_for = "a file NAME.h5 made by quantize",
+    .claims = base_file_claims,
+    .open = open_base,
+};

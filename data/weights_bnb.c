@@ -1,0 +1,151 @@
+/* weights_bnb.c - see weights_bnb.h. */
+#include "weights_bnb.h"
+#include <stdio.h>
+#include <string.h>
+#include "json.h"
+
+static const char STATE[] = ".quant_state.bitsandbytes__";
+enum { NAME_MAX_BYTES = 512, BLOCK = 64, BLOCK_MAX = 1 << 16 };
+
+static WeightView *beside(Weights *w, const char *name, const char *what) {
+    char full[NAME_MAX_BYTES + 64];
+    snprintf(full, sizeof full, "%.*s%s", NAME_MAX_BYTES, name, what);
+    return weights_find(w, full);
+}
+
+static int64_t numel_of(const WeightView *v) {
+    int64_t n = 1;
+    for (int i = 0; i < v->n_dim; i++) n *= v->dim[i];
+    return n;
+}
+
+/* A tensor beside the codes, of a type and of so many values (0: any). */
+static int take(Weights *w, const WeightView *codes, const char *what, const char *stored,
+                int64_t n, const void *out, Err *e) {
+    WeightView *v = beside(w, codes->name, what);
+    if (!v)
+        return err_set(e, "%s: tensor %s%s is missing beside its codes", codes->file, codes->name,
+                       what);
+    if (strcmp(v->stored, stored) || (n && numel_of(v) != n))
+        return err_set(e, "%s: tensor %s is not %ld values of type %s, as its codes ask for",
+                       v->file, v->name, (long)n, stored);
+    v->read = true;
+    *(const void **)(uintptr_t)out = v->data;
+    return 0;
+}
+
+typedef struct State {
+    int64_t block, nested_block;
+    double offset;
+    int n_dim;
+    int64_t dim[WEIGHT_DIMS];
+} State;
+
+static int read_shape(State *s, const json_t *json, const WeightView *v, Err *e) {
+    const json_t *shape = NULL;
+    int64_t n = 1;
+    TRY(json_get_array(json, "shape", &shape, v->name, e));
+    s->n_dim = (int)json_array_size(shape);
+    bool good = s->n_dim >= 2 && s->n_dim <= WEIGHT_DIMS;
+    for (int i = 0; i < s->n_dim && good; i++) {
+        s->dim[i] = json_integer_value(json_array_get(shape, (size_t)i));
+        good = s->dim[i] > 0 && !__builtin_mul_overflow(n, s->dim[i], &n);
+    }
+    if (good && (n + 1) / 2 == v->bytes) return 0;
+    return err_set(e, "%s: tensor %s has %ld bytes of codes, which is not what its shape asks for",
+                   v->file, v->name, (long)v->bytes);
+}
+
+static int read_state(State *s, const WeightView *state, const WeightView *v, Err *e) {
+    json_t *json;
+    const char *type = NULL;
+    *s = (State){.block = BLOCK, .nested_block = 256};
+    TRY(json_read_text(&json, state->data, (size_t)state->bytes, state->name, e));
+    int bad =
+        json_get_text(json, "quant_type", &type, state->name, e) ||
+        json_get_int(json, "blocksize", 1, BLOCK_MAX, &s->block, state->name, e) ||
+        json_get_int(json, "nested_blocksize", 1, BLOCK_MAX, &s->nested_block, state->name, e) ||
+        json_get_real(json, "nested_offset", &s->offset, state->name, e) ||
+        read_shape(s, json, v, e);
+    if (!bad && (!type || strcmp(type, "nf4")))
+        bad = err_set(e,
+                      "%s: tensor %s is quantised as %s; of bitsandbytes' 4-bit types nf4 can "
+                      "be read",
+                      v->file, v->name, type ? type : "(unknown)");
+    if (!bad && s->block % BLOCK)
+        bad = err_set(e, "%s: tensor %s has blocks of %ld values; multiples of 64 can be read",
+                      v->file, v->name, (long)s->block);
+    json_decref(json);
+    return bad ? -1 : 0;
+}
+
+static int take_scales(Weights *w, const WeightView *v, Bnb *b, const State *s, Err *e) {
+    int64_t n = 1;
+    const void *map;
+    for (int i = 0; i < s->n_dim; i++) n *= s->dim[i];
+    n = (n + s->block - 1) / s->block;
+    TRY(take(w, v, ".quant_map", "F32", 16, &map, e));
+    if (!beside(w, v->name, ".nested_absmax"))
+        return take(w, v, ".absmax", "F32", n, &b->absmax, e);
+    TRY(take(w, v, ".absmax", "U8", n, &b->nested, e));
+    TRY(take(w, v, ".nested_quant_map", "F32", 256, &b->nested_map, e));
+    return take(w, v, ".nested_absmax", "F32", (n + s->nested_block - 1) / s->nested_block,
+                &b->nested_absmax, e);
+}
+
+static int recognise_4bit(Weights *w, WeightView *state, Err *e) {
+    size_t n = strlen(state->name);
+    const char *mark = strstr(state->name, STATE);
+    char name[NAME_MAX_BYTES];
+    if (n >= sizeof name) return 0;
+    snprintf(name, sizeof name, "%.*s", (int)(mark - state->name), state->name);
+    WeightView *v = weights_find(w, name);
+    if (!v || strcmp(v->stored, "U8"))
+        return err_set(e, "%s: tensor %s describes codes of type U8, and there are none",
+                       state->file, state->name);
+    Bnb *b = weights_keep(w, mem_alloc(sizeof *b));
+    State s;
+    TRY(read_state(&s, state, v, e));
+    *b = (Bnb){.block = s.block, .nested_block = s.nested_block, .offset = (float)s.offset};
+    TRY(take_scales(w, v, b, &s, e));
+    state->read = true;
+    v->bnb = b;
+    v->dtype = s.dim[s.n_dim - 1] % BLOCK ? DT_nf4_flat : DT_nf4;
+    v->n_dim = s.n_dim;
+    memcpy(v->dim, s.dim, sizeof s.dim);
+    return 0;
+}
+
+/* X.weight as I8 with X.SCB: the largest magnitudes of its rows. */
+static int recognise_8bit(Weights *w, WeightView *scb, Err *e) {
+    char name[NAME_MAX_BYTES];
+    size_t n = strlen(scb->name) - 3;
+    if (n + 16 >= sizeof name) return 0;
+    snprintf(name, sizeof name, "%.*sweight", (int)n, scb->name);
+    WeightView *v = weights_find(w, name), *format = beside(w, name, "_format");
+    if (!v || strcmp(v->stored, "I8") || v->n_dim != 2 || strcmp(scb->stored, "F32") ||
+        numel_of(scb) != v->dim[0])
+        return err_set(e, "%s: tensor %s are no scales of 8-bit codes beside it", scb->file,
+                       scb->name);
+    Bnb *b = weights_keep(w, mem_alloc(sizeof *b));
+    *b = (Bnb){.block = v->dim[1], .absmax = scb->data};
+    scb->read = true;
+    if (format) format->read = true;
+    v->bnb = b;
+    v->dtype = DT_int8;
+    return 0;
+}
+
+static bool ends_with(const char *text, const char *end) {
+    size_t n = strlen(text), k = strlen(end);
+    return n >= k && !strcmp(text + n - k, end);
+}
+
+int bnb_recognise(Weights *w, Err *e) {
+    for (int i = 0; i < weights_count(w); i++) {
+        WeightView *v = weights_at(w, i);
+        if (strstr(v->name, STATE)) TRY(recognise_4bit(w, v, e));
+        if (ends_with(v->name, ".SCB")) TRY(recognise_8bit(w, v, e));
+    }
+    return 0;
+}

@@ -1,0 +1,21 @@
+/* base_quantise.h - a Hugging Face checkpoint into a base.h5: for the verb, and on first use into a
+ * cache beside the model. */
+#ifndef BASE_QUANTISE_H
+#define BASE_QUANTISE_H
+#include "base_build.h"
+
+typedef struct Quantised {
+    Model *model;               /* of the checkpoint, for the report; model_close */
+    int64_t before[KIND_COUNT]; /* bytes of the checkpoint's tensors */
+    bool made;                  /* false: the file was there */
+} Quantised;
+/* dir into path. reuse: a file that was made from this checkpoint with these words is left as it
+ * is. One that another process is making is waited for. */
+int base_quantise(Quantised *out, const char *dir, const BaseWords *words, const char *path,
+                  bool reuse, Err *e);
+void quantised_close(Quantised *q);
+
+/* What to open for a config's base_model and base_quantization, on the heap: base_model itself, or
+ * the cache of it, made now if it is not there. CONFIG_REFUSED where the two contradict. */
+int base_to_open(char **path, const Config *cfg, Err *e);
+#endif
