@@ -1,7 +1,6 @@
 /* nf4_flat.h - NF4 for matrices whose rows are no multiple of 64: blocks run on from row to row, as
  * bitsandbytes cuts them. All codes, two a byte, the first in the high nibble, filled up with zeros
- * to 64 bytes; then float32 absmax [ceil(numel / 64)].
- * Below that: bitsandbytes' double quantisation of absmax, which is read and not written. */
+ * to 64 bytes; then float32 absmax [ceil(numel / 64)]. */
 #ifndef QUANT_NF4_FLAT_H
 #define QUANT_NF4_FLAT_H
 #include "codebook.h"
@@ -47,27 +46,5 @@ static inline void nf4_flat_open(const void *src, int64_t numel, int64_t from, i
         unsigned code = i % 2 ? codes[i / 2] & 15 : codes[i / 2] >> 4;
         dst[i - from] = NF4_VALUE[code] * absmax[i / NF4_BLOCK];
     }
-}
-
-/* The 256 values of the 8-bit "dynamic map" (Dettmers, arXiv 1511.04561), rising: for each of seven
- * powers of ten the midpoints of [0.1, 1] cut into 1, 2, 4 .. 64 equal parts, both signs; 0; 1. */
-static inline void nf4_dynamic_map(float map[256]) {
-    enum { POWERS = 7, ZERO = 127 };
-    float power = 1e-6f;
-    for (int i = 0, at = ZERO + 1; i < POWERS; i++, power *= 10) {
-        int parts = 1 << i;
-        for (int j = 0; j < parts; j++, at++) {
-            float middle = (float)((0.1 + 0.9 * (j + 0.5) / parts) * (double)power);
-            map[at] = middle;
-            map[2 * ZERO - at] = -middle;
-        }
-    }
-    map[ZERO] = 0;
-    map[255] = 1;
-}
-/* absmax of block i, stored as a code of map (the file's own map, or nf4_dynamic_map). */
-static inline float nf4_nested_absmax(const float *map, const uint8_t *codes, const float *absmax,
-                                      float offset, int64_t block, int64_t i) {
-    return map[codes[i]] * absmax[i / block] + offset;
 }
 #endif
