@@ -10,6 +10,9 @@
 #include "turn.h"
 #include "weight.h"
 #include <omp.h>
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
 
 enum {
     PACK_TOKENS = 64,       /* rows that a thread packs at a time */
@@ -32,13 +35,32 @@ static int64_t tiles_along(int64_t n) { return ceil_div(n, TILE_COLS); }
 /* ---- packing -------------------------------------------------------------------------------- */
 
 /* A row of a left operand's tiles: s*x rounded to bfloat16, zeros up to whole tiles. */
+typedef void (*RoundFn)(const float *restrict x, int64_t n, float s, uint16_t *restrict tile);
+enum { NEXT_TILE = TILE_BYTES / 2 };
 SIMD static void round_row(const float *restrict x, int64_t n, float s, uint16_t *restrict tile) {
-    enum { NEXT = TILE_BYTES / 2 };
-    for (; n >= TILE_COLS; n -= TILE_COLS, x += TILE_COLS, tile += NEXT) {
+    for (; n >= TILE_COLS; n -= TILE_COLS, x += TILE_COLS, tile += NEXT_TILE) {
         for (int i = 0; i < TILE_COLS; i++) tile[i] = f32_to_bf16(s * x[i]);
     }
     for (int i = 0; n > 0 && i < TILE_COLS; i++) tile[i] = i < n ? f32_to_bf16(s * x[i]) : 0;
 }
+
+#ifdef __x86_64__
+/* The same by the instruction there is for it (which takes subnormal values for zero). */
+__attribute__((target("avx512f,avx512bw,avx512bf16"))) static void
+round_row_avx512(const float *restrict x, int64_t n, float s, uint16_t *restrict tile) {
+    const __m512 by = _mm512_set1_ps(s);
+    for (; n > 0; n -= TILE_COLS, x += TILE_COLS, tile += NEXT_TILE) {
+        __mmask32 in = n >= TILE_COLS ? ~(__mmask32)0 : ((__mmask32)1 << n) - 1;
+        __m512 low = _mm512_maskz_loadu_ps((__mmask16)in, x);
+        __m512 high = _mm512_maskz_loadu_ps((__mmask16)(in >> 16), x + 16);
+        __m512bh both = _mm512_cvtne2ps_pbh(_mm512_mul_ps(high, by), _mm512_mul_ps(low, by));
+        memcpy(tile, &both, sizeof both);
+    }
+}
+static RoundFn round_fn(void) { return cpu_isa() == ISA_AMX ? round_row_avx512 : round_row; }
+#else
+static RoundFn round_fn(void) { return round_row; }
+#endif
 
 /* Four tokens' pairs p..p+3 become four rows of four tokens. */
 typedef uint32_t Quad __attribute__((vector_size(16), may_alias));
@@ -77,23 +99,40 @@ typedef struct Rows {
     float s;
 } Rows;
 
+/* Columns that are turned together, in whole blocks of w. */
+static int64_t turn_strip(int64_t cols) {
+    int64_t block = turn_block(cols);
+    return block > BLOCK_COLS ? block : BLOCK_COLS;
+}
+
+/* Columns [col, col + n) of some rows from t on become rows of the tiles at `tile`. */
+static void pack_columns(const Rows *r, int64_t t, int64_t some, int64_t col, int64_t n,
+                         float *turned, char *tile) {
+    RoundFn round_to = round_fn();
+    const float *from[TILE_TOKENS];
+    for (int64_t i = 0; i < some; i++) {
+        from[i] = r->x + (r->at ? r->at[t + i] : t + i) * r->cols + col;
+        if (!turned) continue;
+        memcpy(turned + i * n, from[i], (size_t)n * sizeof *turned);
+        from[i] = turned + i * n;
+    }
+    if (turned) turn_columns(turned, some, r->cols, col, n, n);
+    for (int64_t i = 0; i < some; i++)
+        round_to(from[i], n, r->s, (uint16_t *)(void *)(tile + i * 64));
+}
+
 /* p->m rows become tiles first..first+n-1 of p's token tiles, right operands or left ones. turned:
- * room for a row, each is turned on the way; NULL: as they are. */
+ * room for 16 rows of a strip; the rows are turned on the way. NULL: they are not. */
 static void pack_rows(const Packed *p, int64_t first, int64_t n, const Rows *r, bool right,
                       float *turned) {
+    int64_t strip = turned ? turn_strip(r->cols) : r->cols, full = tiles_along(r->cols);
     for (int64_t t = 0; t < p->m; t += TILE_TOKENS) {
         char *tile = packed_tile(p, t / TILE_TOKENS, first);
         int64_t some = least(TILE_TOKENS, p->m - t);
-        for (int64_t i = 0; i < some; i++) {
-            const float *x = r->x + (r->at ? r->at[t + i] : t + i) * r->cols;
-            if (turned) {
-                memcpy(turned, x, (size_t)r->cols * sizeof *x);
-                turn_rows(turned, 1, r->cols, r->cols);
-                x = turned;
-            }
-            round_row(x, r->cols, r->s, (uint16_t *)(void *)(tile + i * 64));
+        for (int64_t col = 0; col < r->cols; col += strip) {
+            pack_columns(r, t, some, col, least(strip, r->cols - col), turned,
+                         tile + col / TILE_COLS * TILE_BYTES);
         }
-        int64_t full = tiles_along(r->cols);
         for (int64_t k = 0; k < n; k++) {
             int64_t rows = k < full ? some : 0;
             memset(tile + k * TILE_BYTES + rows * 64, 0, (size_t)(TILE_TOKENS - rows) * 64);
@@ -151,11 +190,8 @@ static Work work_of(const Matmul *m) {
 /* ---- memory: one piece of the arena, laid out for the worst spread of rows over groups ----------
  */
 
-/* Columns of dx that one task computes; turned: whole blocks of the rotation. */
-static int64_t strip_of(const Work *k) {
-    int64_t block = k->turned ? turn_block(k->I) : 0;
-    return block > BLOCK_COLS ? block : BLOCK_COLS;
-}
+/* Columns of dx that one task computes. */
+static int64_t strip_of(const Work *k) { return k->turned ? turn_strip(k->I) : BLOCK_COLS; }
 
 /* Pieces of at most `most` rows, however T rows are spread over the groups. */
 static int64_t most_pieces(const Work *k, int64_t most) {
@@ -167,6 +203,11 @@ static void *take(char *base, size_t *at, size_t bytes) {
     char *p = base ? base + *at : NULL;
     *at += aligned(bytes);
     return p;
+}
+
+/* Room for rows of x that are turned. */
+static size_t turning_bytes(const Work *k) {
+    return k->turned ? TILE_TOKENS * (size_t)strip_of(k) * sizeof(float) : 0;
 }
 
 /* Sets the pointers of k into base and returns the bytes there must be. */
@@ -186,7 +227,7 @@ static size_t lay_out(Work *k, bool own_lx, bool back, char *base) {
     if (back) k->g = take(base, &at, (size_t)(T * k->R) * sizeof(float));
     if (turn_a) k->turned_a = take(base, &at, (size_t)(k->E * k->R * k->I) * sizeof(float));
     if (back && k->turned) ours = BLOCK_TOKENS * (size_t)strip_of(k) * sizeof(float);
-    if (!back && k->turned) ours = aligned((size_t)k->I * sizeof(float));
+    if (!back) ours = turning_bytes(k);
     if (!back && own_lx) ours += PACK_TOKENS / TILE_TOKENS * (size_t)x_tiles(k->I) * TILE_BYTES;
     k->own_bytes = k->kernel_bytes + ours;
     k->own = take(base, &at, k->own_bytes * (size_t)omp_get_max_threads());
@@ -284,8 +325,7 @@ static void pack_x(const Work *k, const Block *b, const float *x, const float *l
     char *own = my_own(k), *ours = own + k->kernel_bytes;
     if (k->R) h += b->row * k->R;
     if (k->R && lx != x) {
-        size_t turning = k->turned ? aligned((size_t)k->I * sizeof(float)) : 0;
-        Packed q = {ours + turning, b->n, n, 0};
+        Packed q = {ours + turning_bytes(k), b->n, n, 0};
         pack_rows(&q, 0, n, &(Rows){lx + b->row * k->I, NULL, k->I, 1}, true, NULL);
         low_rank(k, b, &q, h, own);
     }

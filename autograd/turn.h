@@ -13,7 +13,7 @@ void turn_rows_back(float *x, int64_t n, int64_t cols, int64_t ld);
 
 /* Columns of a block: those that mix with one another. */
 int64_t turn_block(int64_t cols);
-/* turn_rows_back where only columns [from, from + some) are at hand, whole blocks: x points at
- * column from. */
+/* The same for columns [from, from + some) alone, whole blocks: x points at column from. */
+void turn_columns(float *x, int64_t n, int64_t cols, int64_t from, int64_t some, int64_t ld);
 void turn_columns_back(float *x, int64_t n, int64_t cols, int64_t from, int64_t some, int64_t ld);
 #endif
