@@ -18,8 +18,9 @@ enum {
     FORWARD_LD = FORWARD_COLS + 16, /* rows must not meet in one set of the cache */
     FORWARD_TOKENS = 480,           /* that share an opened piece: whole blocks */
     BACKWARD_ROWS = 128,
+    ROWS_AHEAD = 16,
     BLOCK_TOKENS = 48, /* that are spread at a time */
-    FEW_MOST = 10,     /* tokens short of a sixteen */
+    FEW_MOST = 9,     /* tokens short of a sixteen */
     FEW_LD = FEW_MOST * 16
 };
 
@@ -112,10 +113,17 @@ static void open_block(const Kernels *k, const Tensor *w, const char *panel, int
     k->open_lines(at, packed_as[w->dtype].value, scale, halves, dst, ld);
 }
 
-/* Columns [from, from + n) of one row; zeros up to `width`. */
+/* Columns [from, from + n) of one row; zeros up to `width`. In plain formats the values `ahead` of
+ * them are asked for: the machine does not see where the next piece of a row-major matrix is. */
 static void open_row(const Kernels *k, const Tensor *w, int64_t row, int64_t from, int64_t n,
-                     int64_t width, float *dst) {
+                     int64_t width, int64_t ahead, float *dst) {
     int64_t at = row * tensor_cols(w) + from;
+    if (w->dtype == DT_f32 || w->dtype == DT_bf16) {
+        int64_t size = w->dtype == DT_f32 ? 4 : 2;
+        uintptr_t next = (uintptr_t)w->data + (uintptr_t)((at + ahead) * size);
+        for (int64_t i = 0; i < n * size; i += 64)
+            __builtin_prefetch((const void *)(next + (uintptr_t)i));
+    }
     if (w->dtype == DT_f32) {
         k->round_row(f32(w) + at, n, dst);
     } else if (w->dtype == DT_bf16) {
@@ -130,14 +138,14 @@ static void open_row(const Kernels *k, const Tensor *w, int64_t row, int64_t fro
 /* Columns [from, from + cols) of n <= 32 rows of one panel, ld apart; zeros (or, in packed formats,
  * what pads their blocks) up to whole blocks. */
 static void open_piece(const Kernels *k, const Tensor *w, int64_t row, int n, const void *panel,
-                       int64_t from, int64_t cols, float *dst, int64_t ld) {
+                       int64_t from, int64_t cols, int64_t ahead, float *dst, int64_t ld) {
     int64_t blocks = (cols + BLOCK_COLS - 1) / BLOCK_COLS;
     bool whole = packed_as[w->dtype].scales != NO_SCALES && k->open_lines;
     for (int64_t b = 0; whole && b < blocks; b++) {
         open_block(k, w, panel, from / BLOCK_COLS + b, dst + b * BLOCK_COLS, ld);
     }
     for (int r = 0; !whole && r < n; r++) {
-        open_row(k, w, row + r, from, cols, blocks * BLOCK_COLS, dst + r * ld);
+        open_row(k, w, row + r, from, cols, blocks * BLOCK_COLS, ahead, dst + r * ld);
     }
 }
 
@@ -258,13 +266,13 @@ static void forward_tokens(const Kernels *k, const ForwardTask *f, const Tokens 
     if (p->few) memset(s->few_sum, 0, sizeof s->few_sum);
     for (int64_t from = 0; from < cols; from += FORWARD_COLS) {
         int64_t n = least(FORWARD_COLS, cols - from);
-        open_piece(k, f->w, f->row, f->n, f->panel, from, n, s->w, FORWARD_LD);
+        open_piece(k, f->w, f->row, f->n, f->panel, from, n, n, s->w, FORWARD_LD);
         meet_tokens(k, f, p, s, from / TILE_COLS, n);
     }
     Tensor b = {.dtype = DT_f32, .n_dim = 2, .dim = {f->n, f->R}, .data = (float *)f->b};
     for (int64_t from = 0; f->b && from < f->R; from += FORWARD_COLS) {
         int64_t n = least(FORWARD_COLS, f->R - from);
-        open_piece(k, &b, 0, f->n, NULL, from, n, s->w, FORWARD_LD);
+        open_piece(k, &b, 0, f->n, NULL, from, n, n, s->w, FORWARD_LD);
         meet_tokens(k, f, p, s, lora + from / TILE_COLS, n);
     }
     put(k, f, p, s);
@@ -322,10 +330,10 @@ static void prefetch_block(const char *block, int bytes) {
     for (int i = 0; i < bytes; i += 64) __builtin_prefetch(block + i);
 }
 
-/* Rows [from, from + n) of b->w; the block below is asked for while one opens. */
+/* Rows [from, from + n) of b->w; what stands below is asked for while one opens. */
 static void open_rows(const Kernels *k, const BackwardTask *b, int64_t from, int64_t n,
                       float *dst) {
-    int64_t bytes = b->panel ? panel_bytes(b->w->dtype, tensor_cols(b->w)) : 0;
+    int64_t cols = tensor_cols(b->w), bytes = b->panel ? panel_bytes(b->w->dtype, cols) : 0;
     for (int64_t r = 0; r < n; r += PANEL_ROWS) {
         const char *panel =
             b->panel ? (const char *)b->panel + (from + r) / PANEL_ROWS * bytes : NULL;
@@ -334,7 +342,7 @@ static void open_rows(const Kernels *k, const BackwardTask *b, int64_t from, int
             prefetch_block(panel + bytes + b->col / BLOCK_COLS * block, block);
         }
         open_piece(k, b->w, b->row + from + r, (int)least(PANEL_ROWS, n - r), panel, b->col, b->n,
-                   dst + r * BLOCK_COLS, BLOCK_COLS);
+                   ROWS_AHEAD * cols, dst + r * BLOCK_COLS, BLOCK_COLS);
     }
 }
 
