@@ -562,6 +562,27 @@ static void test_nf4_oracle(void **state) {
     assert_true(nf4_cases > 5);
 }
 
+/* Thresholds lie midway, and tq4's values are where a best quantiser has them (Lloyd; Max, 1960):
+ * each is the mean of the normal distribution between its thresholds. */
+static void test_codebooks(void **state) {
+    (void)state;
+    for (int i = 0; i < 15; i++) {
+        double middle = ((double)NF4_VALUE[i] + (double)NF4_VALUE[i + 1]) / 2;
+        assert_true(fabs((double)NF4_ABOVE[i] - middle) < 0x1p-24);
+    }
+    for (int i = 0; i < 8; i++) {
+        double a = i > 0 ? (double)TQ4_ABOVE[i - 1] : 0, b = i < 7 ? (double)TQ4_ABOVE[i] : 40;
+        double mass = (erf(b / sqrt(2)) - erf(a / sqrt(2))) / 2;
+        double mean = (exp(-a * a / 2) - exp(-b * b / 2)) / sqrt(2 * M_PI) / mass;
+        assert_true(fabs((double)TQ4_VALUE[8 + i] - mean) < 3e-7);
+        assert_true(TQ4_VALUE[7 - i] == -TQ4_VALUE[8 + i]);
+        if (i < 7) {
+            double middle = ((double)TQ4_VALUE[8 + i] + (double)TQ4_VALUE[9 + i]) / 2;
+            assert_true(fabs((double)TQ4_ABOVE[i] - middle) < 3e-7);
+        }
+    }
+}
+
 static void test_words(void **state) {
     (void)state;
     assert_int_equal(weight_format_of("nf4", DT_bf16, 128), DT_nf4_bf16);
@@ -585,6 +606,7 @@ int main(void) {
         cmocka_unit_test(test_mxfp4_rounding), cmocka_unit_test(test_int4_lattices),
         cmocka_unit_test(test_int4_normal),    cmocka_unit_test(test_nf4_golden),
         cmocka_unit_test(test_nf4_oracle),     cmocka_unit_test(test_words),
+        cmocka_unit_test(test_codebooks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
