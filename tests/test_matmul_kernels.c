@@ -293,7 +293,14 @@ static void test_amx(void **state) {
 
 static void test_vector(void **state) {
     (void)state;
-    all_cases(&matmul_vector);
+    for (Isa isa = ISA_PLAIN; isa <= ISA_AVX512; isa++) {
+        cpu_limit_isa(isa);
+        if (cpu_isa() == isa)
+            all_cases(&matmul_vector);
+        else
+            print_message("1 case skipped: no %s here\n", isa_name[isa]);
+    }
+    cpu_limit_isa(ISA_AMX);
 }
 
 int main(void) {
