@@ -14,12 +14,16 @@ enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
 /* AMX-BF16 (bit 22) and AMX-TILE (bit 24) of cpuid leaf 7, edx; AVX512-BF16 in subleaf 1. The
  * system keeps tile registers per thread and gives them to processes that ask. */
 static bool has_amx(void) {
+#ifdef __linux__
     unsigned a, b, c, d, a1 = 0;
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
     bool tiles = (d & 1u << 22) && (d & 1u << 24);
     if (!__get_cpuid_count(7, 1, &a1, &b, &c, &d)) return false;
     return tiles && (a1 & 1u << 5) &&
            syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+#else
+    return false;
+#endif
 }
 
 static void look(void) {
