@@ -22,6 +22,7 @@ enum {
     STEPS_MAX = 12,   /* tiles along the inner side of a chunk */
     TOKENS_MAX = 256, /* tokens that share an opened chunk */
     TILES_MAX = TOKENS_MAX / TILE_TOKENS,
+    FEW_TILES = 4, /* of tokens: so few that reading weights takes longer than multiplying */
     HALF_BYTES = STEPS_MAX * 2 * TILE_BYTES /* 32 rows of y, or 32 columns of dx, of a chunk */
 };
 
@@ -229,7 +230,8 @@ AMX_INLINE void put_sums(const Job *j, float (*sums)[16 * 16], int64_t tile, int
 /* Token tiles [from, from + tiles). */
 AMX_INLINE void run_tokens(const Job *j, int64_t from, int64_t tiles, bool back, const Format *f) {
     __m512 values = _mm512_loadu_ps(f->values);
-    const int64_t chunk_blocks = back ? 8 : 4, block_steps = back ? 1 : 2, halves = back ? 2 : 1;
+    const int64_t block_steps = back ? 1 : 2, halves = back ? 2 : 1;
+    int64_t chunk_blocks = tiles <= FEW_TILES ? 2 : back ? 8 : 4;
     int64_t blocks = j->low_rank_at + j->low_rank.count;
     int64_t chunks = (blocks + chunk_blocks / 2) / chunk_blocks;
     if (chunks == 0) chunks = 1;
@@ -256,9 +258,12 @@ AMX_INLINE void run_tokens(const Job *j, int64_t from, int64_t tiles, bool back,
                 }
                 multiply(j, weights, packed_tile(j->tokens, from + t, step), steps, &o, lines, back,
                          f, values);
+                if (c + 1 == chunks && t)
+                    put_sums(j, j->scratch->sums[h * TILES_MAX + t - 1], from + t - 1, (int)h,
+                             back);
                 AMX_STORE(0, sums[0], 64);
                 AMX_STORE(1, sums[1], 64);
-                if (c + 1 == chunks) put_sums(j, sums, from + t, (int)h, back);
+                if (c + 1 == chunks && t + 1 == tiles) put_sums(j, sums, from + t, (int)h, back);
             }
         }
         while (o.line < o.end) open_lines(j, &o, lines, back, f, values);
