@@ -44,7 +44,9 @@ void *weights_keep(Weights *w, void *p) {
     return w->kept[w->n_kept++] = p;
 }
 
-const char *weights_keep_text(Weights *w, const char *text) { return weights_keep(w, mem_copy_text(text)); }
+const char *weights_keep_text(Weights *w, const char *text) {
+    return weights_keep(w, mem_copy_text(text));
+}
 
 int weights_map_file(Weights *w, const char *path, const void **data, size_t *bytes, Err *e) {
     TRY(files_map(path, data, bytes, e));

@@ -40,7 +40,7 @@ WeightView *weights_find(Weights *w, const char *name); /* NULL: no such tensor 
 
 /* The file that holds a view's data, and from which byte on; false: it is a copy in memory. */
 bool weights_range(const Weights *w, const WeightView *v, const char **path, int64_t *offset);
-/* Names the whole content; 0: the format has no such hash. */
+/* Names all tensors and their values; 0: the format has no such hash. */
 uint64_t weights_hash(const Weights *w);
 
 /* For the formats: what an open function calls. Names and files are borrowed from weights_keep. */

@@ -1,5 +1,6 @@
 /* weights_bnb.c - see weights_bnb.h. */
 #include "weights_bnb.h"
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include "json.h"
@@ -134,6 +135,13 @@ static int recognise_8bit(Weights *w, WeightView *scb, Err *e) {
     v->bnb = b;
     v->dtype = DT_int8;
     return 0;
+}
+
+int64_t bnb_nonfinite(const WeightView *v) {
+    int64_t n = (numel_of(v) + v->bnb->block - 1) / v->bnb->block;
+    for (int64_t i = 0; i < n; i++)
+        if (!isfinite(bnb_absmax(v->bnb, i))) return i;
+    return -1;
 }
 
 static bool ends_with(const char *text, const char *end) {

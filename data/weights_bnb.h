@@ -24,6 +24,9 @@ static inline float bnb_absmax(const Bnb *b, int64_t i) {
     return b->nested_map[b->nested[i]] * b->nested_absmax[i / b->nested_block] + b->offset;
 }
 
+/* The first block whose scale is no finite number; -1: none. */
+int64_t bnb_nonfinite(const WeightView *v);
+
 /* Called by weights_open. */
 int bnb_recognise(Weights *w, Err *e);
 #endif

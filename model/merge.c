@@ -65,13 +65,31 @@ static bool site_changed(const Site *s) {
     return (*s->slot)->data != s->base->data || (s->linear && s->linear->a);
 }
 
+/* config.json of weights that are no codes any more. */
+static void drop_quantization(Buf *config) {
+    json_t *json = json_loadb(config->p, config->n, 0, NULL);
+    json_object_del(json, "quantization_config");
+    json_object_del(json_object_get(json, "text_config"), "quantization_config");
+    char *text = json_dumps(json, JSON_INDENT(2));
+    CHECK(text, "a config.json that was read before is none now");
+    config->n = 0;
+    buf_printf(config, "%s\n", text);
+    mem_free(text);
+    json_decref(json);
+}
+
 int model_write_merged(const char *dir, Model *m, DType save_dtype, Err *e) {
     int n = weights_count(m->weights);
     SafetensorsEntry *entry = mem_alloc(sizeof *entry * (size_t)n);
     Source *src = mem_alloc(sizeof *src * (size_t)n);
-    for (int i = 0; i < n; i++) {
-        const WeightView *v = weights_at(m->weights, i);
+    bool codes = false;
+    int k = 0;
+    for (int j = 0; j < n; j++) {
+        const WeightView *v = weights_at(m->weights, j);
         const Site *s = site_of_view(m, v->name);
+        codes |= s && !dtype_is_float(v->dtype);
+        if (!s && v->read) continue; /* scales of bitsandbytes' codes */
+        int i = k++;
         entry[i] = (SafetensorsEntry){.name = v->name,
                                       .dtype = v->dtype,
                                       .stored = v->stored,
@@ -84,12 +102,14 @@ int model_write_merged(const char *dir, Model *m, DType save_dtype, Err *e) {
         if (s && (site_changed(s) || entry[i].dtype != v->dtype))
             entry[i].data = NULL, entry[i].fill = fill_site, entry[i].ctx = &src[i];
     }
-    int bad = safetensors_write_model(dir, entry, n, SAFETENSORS_SHARD_BYTES, e);
+    int bad = safetensors_write_model(dir, entry, k, SAFETENSORS_SHARD_BYTES, e);
     mem_free(entry);
     mem_free(src);
     if (bad) return -1;
     SideFiles files;
-    bad = side_files_gather(&files, m->dir, e) || side_files_write(&files, dir, e) ? -1 : 0;
+    bad = side_files_gather(&files, m->dir, e);
+    if (!bad && codes) drop_quantization(&files.file[0].text);
+    if (!bad) bad = side_files_write(&files, dir, e);
     side_files_free(&files);
     return bad;
 }

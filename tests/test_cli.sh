@@ -568,5 +568,144 @@ cp "$tmp/second"/adapter_* "$tmp/second/moesmith.json" "$tmp/first"
 works export --base_model "$tmp/first" --lora_model_dir "$tmp/second" --format merged --output "$tmp/third"
 is "$(cd "$tmp/third" && echo *)" "$(cd "$model" && echo *)"
 
+# ---- quantised bases ----
+
+tokens="--datasets $rows --datasets.0.type tokens"
+# loss_of BASE ARGUMENT... - eval's loss in $loss
+loss_of() {
+    works eval --base_model "$@" $tokens --compute f32 --json
+    loss=$("$TOOL" json loss < "$tmp/out") || wrong "the last line is no JSON"
+}
+# refuses_base PATTERN - eval of $tmp/bad.h5
+refuses_base() { refuses 1 "$1" eval --base_model "$tmp/bad.h5" $tokens; }
+# spoil OFFSET - $tmp/q.h5 with another byte there, as $tmp/bad.h5
+spoil() {
+    cp "$tmp/q.h5" "$tmp/bad.h5"
+    printf '\377' | dd of="$tmp/bad.h5" bs=1 seek="$1" conv=notrunc 2> /dev/null
+}
+
+case='quantize'
+works quantize --base_model "$model" --base_quantization tq4 --output "$tmp/q.h5" --json
+"$TOOL" json bytes < "$tmp/out" > /dev/null || wrong "the last line is no JSON"
+grep -q '"experts": {"format": "tq4", "bits_per_weight"' "$tmp/out" || wrong "no report"
+grep -q '^experts .*tq4' "$tmp/err" || wrong "no table"
+loss_of "$tmp/q.h5"
+quantised=$loss
+loss_of "$model"
+[ "$loss" != "$quantised" ] || wrong "quantising costs nothing"
+case='quantize by other threads'
+OMP_NUM_THREADS=1 works quantize --base_model "$model" --base_quantization tq4 --output "$tmp/q1.h5"
+cmp -s "$tmp/q.h5" "$tmp/q1.h5" || wrong "another file"
+case='quantize without a format, into no .h5, from a .h5, over what is there'
+refuses 2 'needs a format.*nf4, tq4' quantize --base_model "$model" --output "$tmp/o.h5"
+refuses 2 'NAME.h5' quantize --base_model "$model" --base_quantization nf4 --output "$tmp/o"
+refuses 2 'quantised already' quantize --base_model "$tmp/q.h5" --base_quantization nf4 --output "$tmp/o.h5"
+refuses 1 'exists' quantize --base_model "$model" --base_quantization nf4 --output "$tmp/q.h5"
+absent "$tmp/o.h5"
+case='a base cut short'
+for bytes in 0 100 5000 60000; do
+    dd if="$tmp/q.h5" of="$tmp/bad.h5" bs=1 count=$bytes 2> /dev/null
+    refuses_base 'bad.h5'
+done
+case='a base altered'
+for at in 20 60 4100 30000; do
+    spoil $at
+    refuses_base 'bad.h5'
+done
+case='a file that is no base'
+works $(with logits --output "$tmp/l2.h5")
+cp "$tmp/l2.h5" "$tmp/bad.h5"
+refuses_base 'HDF5 file, but no base'
+cp "$rows" "$tmp/bad.h5"
+refuses_base 'no base made by quantize'
+rm "$tmp/bad.h5"
+refuses_base 'bad.h5'
+case='a base of another format than asked for'
+refuses 1 'attention as nf4.*made with tq4' eval --base_model "$tmp/q.h5" --base_quantization nf4 $tokens
+loss_of "$tmp/q.h5" --base_quantization tq4
+is "$loss" "$quantised"
+case='full training of a quantised base'
+refuses 2 'those of base_model .* are quantised' train --base_model "$tmp/q.h5" $tokens --adapter none --output_dir "$tmp/o"
+absent "$tmp/o"
+case='a NaN while quantising'
+damaged
+"$TOOL" nan "$model/model.safetensors" "$st" $q
+refuses 1 "$q holds NaN" quantize --base_model "$tmp/m" --base_quantization tq4 --output "$tmp/o.h5"
+refuses 1 "$q holds NaN" train --base_model "$tmp/m" --base_quantization tq4 $tokens --output_dir "$tmp/o"
+absent "$tmp/o.h5"
+rm -rf "$tmp/o"
+case='the disk is full: quantize'
+limited 200 quantize --base_model "$model" --base_quantization int8 --output "$tmp/o.h5"
+judged 1 'o.h5'
+absent "$tmp/o.h5"
+
+case='the cache beside a model'
+damaged
+loss_of "$tmp/m" --base_quantization tq4
+is "$loss" "$quantised"
+grep -q "wrote $tmp/m/moesmith-tq4.h5" "$tmp/err" || wrong "does not say so"
+inode=$(ls -i "$tmp/m/moesmith-tq4.h5")
+loss_of "$tmp/m" --base_quantization tq4
+is "$loss" "$quantised"
+is "$(ls -i "$tmp/m/moesmith-tq4.h5")" "$inode"
+touch -d '2001-01-01' "$st"
+loss_of "$tmp/m" --base_quantization tq4
+[ "$(ls -i "$tmp/m/moesmith-tq4.h5")" != "$inode" ] || wrong "took the cache of another model"
+case='a map, and a place for the cache'
+printf 'base_model: %s\nbase_quantization: {experts: tq4, attention: nf4}\nbase_cache: %s\n' "$tmp/m" "$tmp/cache" > "$tmp/map.yaml"
+works eval "$tmp/map.yaml" $tokens
+[ -f "$tmp/cache/moesmith-attention-nf4,experts-tq4.h5" ] || wrong "no cache"
+case='two at once'
+rm "$tmp/m/moesmith-tq4.h5"
+checks=$((checks + 1))
+"$MOESMITH" eval --base_model "$tmp/m" --base_quantization tq4 $tokens --compute f32 > "$tmp/out2" 2> /dev/null &
+pid=$!
+loss_of "$tmp/m" --base_quantization tq4
+wait $pid || wrong "the other failed"
+is "$loss" "$quantised"
+
+case='training a quantised base, and going on'
+works train --base_model "$tmp/q.h5" $tokens --max_steps 4 --save_steps 2 --output_dir "$tmp/o"
+cp "$tmp/o/adapter_model.safetensors" "$tmp/kept"
+rm -r "$tmp/o/checkpoint-4" "$tmp/o/adapter_model.safetensors"
+works train --base_model "$tmp/q.h5" $tokens --max_steps 4 --save_steps 2 --output_dir "$tmp/o" --resume_from_checkpoint auto
+cmp -s "$tmp/kept" "$tmp/o/adapter_model.safetensors" || wrong "other values"
+works quantize --base_model "$model" --base_quantization nf4 --output "$tmp/other.h5"
+refuses 1 'base_model is not what' train --base_model "$tmp/other.h5" $tokens --max_steps 6 --save_steps 2 --output_dir "$tmp/o" --resume_from_checkpoint auto
+rm -r "$tmp/o"
+case='merged out of a quantised base'
+works export --base_model "$tmp/q.h5" --format merged --save_dtype f32 --output "$tmp/dequantised" --json
+grep -q '"merge_into": "dequantised"' "$tmp/out" || wrong "does not say into what"
+loss_of "$tmp/dequantised"
+is "$(echo "$loss" | cut -c 1-7)" "$(echo "$quantised" | cut -c 1-7)"
+works export --base_model "$model" --base_quantization tq4 --format merged --output "$tmp/original" --json
+grep -q '"merge_into": "original"' "$tmp/out" || wrong "does not say into what"
+cmp -s "$tmp/original/model.safetensors" "$model/model.safetensors" || wrong "not the original"
+refuses 2 'merge_into: original' export --base_model "$tmp/q.h5" --merge_into original --format merged --output "$tmp/none"
+
+case='init straight into a base, from any config file'
+works init --base_model "$tmp/sizes/tiny.json" --base_quantization nf4 --output "$tmp/random.h5" --json
+"$TOOL" json parameters < "$tmp/out" > /dev/null || wrong "the last line is no JSON"
+loss_of "$tmp/random.h5"
+refuses 2 'NAME.h5' init --base_model "$model" --base_quantization nf4 --output "$tmp/random"
+
+# A model that takes a moment.
+sed 's/"hidden_size": 20/"hidden_size": 320/;s/"moe_intermediate_size": [0-9]*/"moe_intermediate_size": 320/' \
+    "$model/config.json" > "$tmp/sizes/large.json"
+works init --base_model "$tmp/sizes/large.json" --save_dtype bf16 --output "$tmp/large"
+case='kill -9 while quantising'
+works quantize --base_model "$tmp/large" --base_quantization tq4_b64 --output "$tmp/whole.h5"
+for pause in 0.03 0.08 0.05 0.12 0.1; do
+    "$MOESMITH" quantize --base_model "$tmp/large" --base_quantization tq4_b64 --output "$tmp/killed.h5" --overwrite > "$tmp/out" 2> "$tmp/err" &
+    pid=$!
+    sleep $pause
+    kill -9 $pid 2> /dev/null
+    wait $pid 2> /dev/null
+    [ ! -e "$tmp/killed.h5" ] || cmp -s "$tmp/whole.h5" "$tmp/killed.h5" || wrong "a file that is not whole"
+done
+works quantize --base_model "$tmp/large" --base_quantization tq4_b64 --output "$tmp/killed.h5" --overwrite
+cmp -s "$tmp/whole.h5" "$tmp/killed.h5" || wrong "another file"
+[ -z "$(find "$tmp" -name '*.partial*')" ] || wrong "left $(find "$tmp" -name '*.partial*')"
+
 echo "$checks runs of the program, $failed wrong"
 [ "$failed" = 0 ]

@@ -216,7 +216,8 @@ static int write_pieces(const Work *w, Sums *sums, Told *told, Err *e) {
 static int write_tensor(Work *w, Told *told, Err *e) {
     const BaseSource *src = &w->job->source;
     Sums all = {0};
-    w->ready = src->ready ? src->ready(src->ctx, w->site, w->dtype) : NULL;
+    w->ready = NULL;
+    if (src->ready) TRY(src->ready(src->ctx, w->site, w->dtype, &w->ready, e));
     cut(w);
     Sums *sums = mem_alloc(sizeof *sums * (size_t)w->pieces);
     int bad = write_pieces(w, sums, told, e);

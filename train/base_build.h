@@ -14,8 +14,9 @@ typedef struct BaseSource {
     DType (*stored)(void *ctx, int site);
     /* Values [first, first + n) of a site. */
     int (*values)(void *ctx, int site, int64_t first, int64_t n, float *dst, Err *e);
-    /* All of a site in the format it is wanted in, if the source has that; else NULL. */
-    const void *(*ready)(void *ctx, int site, DType wanted);
+    /* Before a site's values are asked for. All of it in the format it is wanted in, if the source
+     * has that; else *bytes stays NULL. */
+    int (*ready)(void *ctx, int site, DType wanted, const void **bytes, Err *e);
     void (*done)(void *ctx, int site); /* its memory can go */
 } BaseSource;
 

@@ -11,6 +11,7 @@
 #include "../autograd/weight.h"
 #include "../data/base_file.h"
 #include "../data/files.h"
+#include "../data/weights_bnb.h"
 #include "../model/bnb.h"
 #include "progress.h"
 
@@ -28,19 +29,28 @@ static WeightView *view_of(const Checkpoint *c, int site) {
 
 static DType stored(void *ctx, int site) { return view_of(ctx, site)->dtype; }
 
-/* Before any values of a site are asked for. */
-static const void *ready(void *ctx, int site, DType wanted) {
+static int repack(Checkpoint *c, const WeightView *v, const void **data, Err *e) {
+    void *own = arena_push(&c->repacked, (size_t)weight_bytes(v->dtype, v->n_dim, v->dim));
+    int64_t bad = bnb_nonfinite(v);
+    if (bad >= 0)
+        return err_set(e,
+                       "tensor %s has a scale that is no number (block %" PRId64 "); the "
+                       "checkpoint is damaged",
+                       v->name, bad);
+    bnb_repack(v, own);
+    *data = own;
+    return 0;
+}
+
+static int ready(void *ctx, int site, DType wanted, const void **bytes, Err *e) {
     Checkpoint *c = ctx;
     const WeightView *v = view_of(c, site);
     const Tensor *base = c->model->site[site].base;
     const void *data = v->data;
-    if (v->bnb) {
-        void *own = arena_push(&c->repacked, (size_t)weight_bytes(v->dtype, v->n_dim, v->dim));
-        bnb_repack(v, own);
-        data = own;
-    }
+    if (v->bnb) TRY(repack(c, v, &data, e));
     c->now = tensor_over(&c->repacked, v->dtype, base->n_dim, base->dim, data);
-    return v->bnb && v->dtype == wanted ? data : NULL;
+    if (v->bnb && v->dtype == wanted) *bytes = data;
+    return 0;
 }
 
 static int values(void *ctx, int site, int64_t first, int64_t n, float *dst, Err *e) {

@@ -18,7 +18,8 @@ uint64_t hash_bytes(uint64_t h, const void *p, size_t n) {
 
 int64_t checkpoint_base_hash(const Model *m) {
     enum { FIRST = 4096 };
-    uint64_t h = 0;
+    uint64_t h = weights_hash(m->weights);
+    if (h) return (int64_t)h;
     for (int i = 0; i < weights_count(m->weights); i++) {
         const WeightView *v = weights_at(m->weights, i);
         h = hash_bytes(h, v->name, strlen(v->name) + 1);

@@ -33,7 +33,8 @@ int checkpoint_find(char **path, const char *output_dir, const char *which, Err 
 /* Values, moments and state. Fails where the run is another one, and says in what. How long it is
  * to be, and its learning rate, may change. */
 int checkpoint_read(const char *path, Session *s, Optimizer *o, RunState *r, Err *e);
-/* A base by its tensors' names, types, shapes and first values: all of them would take minutes. */
+/* A base by the hash it carries, else by its tensors' names, types, shapes and first values: all of
+ * them would take minutes. */
 int64_t checkpoint_base_hash(const Model *m);
 uint64_t hash_bytes(uint64_t h, const void *p,
                     size_t n); /* FNV-1a, 64 bits; h: hash so far, 0 at first */

@@ -3,7 +3,7 @@
  * are read where they are given; else every row is taken to have sequence_len tokens. */
 #include <string.h>
 #include "../autograd/weight.h"
-#include "../data/files.h"
+#include "../data/side_files.h"
 #include "base_format.h"
 #include "memory.h"
 #include "optimizer.h"
@@ -27,10 +27,8 @@ static void made_free(Made *m) {
 
 static int make_rows(Made *m, const Config *cfg, TrainData *d, Err *e) {
     int64_t n = cfg->micro_batch_size * cfg->gradient_accumulation_steps;
-    char *tokens = files_join(cfg->base_model, "tokenizer.json");
-    int bad = files_exists(tokens) ? tokenizer_open(&m->tokenizer, tokens, e) : 0;
-    mem_free(tokens);
-    TRY(bad);
+    if (side_files_has(cfg->base_model, "tokenizer.json"))
+        TRY(tokenizer_open_model(&m->tokenizer, cfg->base_model, e));
     m->rows = mem_alloc(sizeof *m->rows * (size_t)n);
     m->values = mem_alloc(sizeof *m->values * (size_t)cfg->sequence_len);
     memset(m->values, 0xff, sizeof *m->values * (size_t)cfg->sequence_len); /* -1: any token */

@@ -22,19 +22,55 @@ static const struct {
     int (*write)(const Config *cfg, Session *s, const char *dir, Err *e);
 } formats[] = {{"peft", export_peft}, {"merged", export_merged}};
 
+static bool is_packed(const Model *m) {
+    for (int i = 0; i < m->n_sites; i++)
+        if (!dtype_is_float(m->site[i].base->dtype)) return true;
+    return false;
+}
+
+/* An adapter that was trained beside a quantised base is merged into the original weights, which a
+ * directory still has, unless merge_into says otherwise. */
+static int open_to_export(Session *s, const Config *cfg, Err *e) {
+    Config original = *cfg; /* borrows what it points to */
+    bool wants_original = !strcmp(cfg->merge_into, "original");
+    if (wants_original && files_is_dir(cfg->base_model)) {
+        original.base_quantization = NULL;
+        original.base_quantization_experts = original.base_quantization_attention = NULL;
+        original.base_quantization_dense = original.base_quantization_embeddings = NULL;
+    }
+    TRY(session_open(s, &original, USE_AS_IS, e));
+    bool refused = wants_original && config_given(cfg, "merge_into") && is_packed(s->model);
+    if (!refused) return 0;
+    session_close(s);
+    err_set(e,
+            "merge_into: original, and base_model %s holds quantised weights alone; give the "
+            "original directory, or merge_into: dequantised",
+            cfg->base_model);
+    return CONFIG_REFUSED;
+}
+
+static void tell_merged_into(const Config *cfg, const Model *m, json_t *result) {
+    const char *into = is_packed(m) ? "dequantised" : "original";
+    json_object_set_new(result, "merge_into", json_string(into));
+    if (is_packed(m))
+        progress_say(NULL, "merged into the dequantised weights of %s", cfg->base_model);
+}
+
 int verb_export(const Config *cfg, json_t *result, Err *e) {
     Session s;
     size_t f = 0;
     while (f < COUNT_OF(formats) && strcmp(formats[f].name, cfg->format)) f++;
     CHECK(f < COUNT_OF(formats), "the key table lets format %s pass", cfg->format);
     TRY(output_check(cfg, e));
-    TRY(session_open(&s, cfg, USE_AS_IS, e));
+    int bad = open_to_export(&s, cfg, e);
+    if (bad) return bad;
     DirOut out;
-    int bad = files_dir_begin(&out, cfg->output, e);
+    bad = files_dir_begin(&out, cfg->output, e);
     if (!bad) {
         bad = formats[f].write(cfg, &s, out.temp, e) || files_dir_commit(&out, e) ? -1 : 0;
         if (bad) files_dir_abort(&out);
     }
+    if (!bad && formats[f].write == export_merged) tell_merged_into(cfg, s.model, result);
     session_close(&s);
     if (bad) return -1;
     json_object_set_new(result, "output", json_string(cfg->output));
