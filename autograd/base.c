@@ -86,14 +86,40 @@ static size_t group_limit(const char *path) {
     return found == 1 && limit > 0 ? (size_t)limit : SIZE_MAX;
 }
 
+/* The least of a group's limit and those of the groups around it. group: "/a/b", cut up here. */
+static size_t group_least(const char *root, char *group, const char *file) {
+    size_t least = SIZE_MAX;
+    for (;;) {
+        char path[1024];
+        snprintf(path, sizeof path, "%s%s/%s", root, group, file);
+        size_t limit = group_limit(path);
+        least = limit < least ? limit : least;
+        char *slash = strrchr(group, '/');
+        if (!slash) return least;
+        *slash = 0;
+    }
+}
+
+/* /proc/self/cgroup says which groups this process is in, a line each: "0::/a/b" (version 2), or
+ * "4:memory:/a/b" (version 1). Inside a container the paths may be those of the machine outside;
+ * its own limit then stands at the root. */
 size_t mem_total(void) {
-    const size_t found[] = {
-        (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE),
-        group_limit("/sys/fs/cgroup/memory.max"),
-        group_limit("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-    };
-    size_t least = found[0];
-    for (size_t i = 1; i < COUNT_OF(found); i++) least = found[i] < least ? found[i] : least;
+    size_t least = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
+    char line[900];
+    FILE *f = fopen("/proc/self/cgroup", "r");
+    while (f && fgets(line, sizeof line, f)) {
+        line[strcspn(line, "\n")] = 0;
+        char *kind = strchr(line, ':'), *group = kind ? strchr(kind + 1, ':') : NULL;
+        if (!group) continue;
+        *group++ = 0;
+        size_t limit = SIZE_MAX;
+        if (!kind[1])
+            limit = group_least("/sys/fs/cgroup", group, "memory.max");
+        else if (strstr(kind, "memory"))
+            limit = group_least("/sys/fs/cgroup/memory", group, "memory.limit_in_bytes");
+        least = limit < least ? limit : least;
+    }
+    if (f) fclose(f);
     return least;
 }
 

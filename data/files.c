@@ -400,3 +400,10 @@ int files_drop_torn_line(const char *path, Err *e) {
     close(fd);
     return bad ? -1 : 0;
 }
+
+void files_drop_cached(const char *path, int64_t offset, size_t bytes) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return;
+    posix_fadvise(fd, (off_t)offset, (off_t)bytes, POSIX_FADV_DONTNEED);
+    close(fd);
+}

@@ -27,6 +27,8 @@ void files_unmap(const void *data, size_t bytes);
 /* Gives back the memory of the whole pages in a part of a mapping; read again, they come anew from
  * the file. */
 void files_forget(const void *data, size_t bytes);
+/* The system need not keep this part of a file in memory either; what is mapped still stays. */
+void files_drop_cached(const char *path, int64_t offset, size_t bytes);
 
 int files_make_dirs(const char *path, Err *e); /* mkdir -p */
 int files_remove(const char *path, Err *e); /* a file or a whole directory; nothing there is fine */

@@ -4,7 +4,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include "model.h"
+#include "stream.h"
 
 #define L(field) offsetof(Layer, field)
 #define M(field) offsetof(Model, field)
@@ -354,6 +354,7 @@ static void block(Tape *t, void *ctx, Tensor *const *in, Tensor **out) {
     const Dims *m = &r->m->dims;
     Tensor *x = in[IN_X], *k, *v;
     r->m->dropout_step = r->pass->dropout_step;
+    if (!t->dry) stream_enter(r->m->stream, r->index, t->replay);
     Tensor *a = rmsnorm(t, x, l->input_norm, m->width, m->eps);
     keys_values(r, t, a, in, &k, &v);
     x = attention_part(r, t, x, k, v, a);
@@ -370,6 +371,7 @@ static void block(Tape *t, void *ctx, Tensor *const *in, Tensor **out) {
 /* Per-layer embeddings of all layers: (T, L*P). */
 static Tensor *ple_all(Model *m, Tape *t, Tensor *ids, Tensor *h) {
     const Dims *d = &m->dims;
+    if (!t->dry) stream_rows(m->stream, m->ple_table.w, ids);
     Tensor *look = embed(t, m->ple_table.w, ids, sqrtf((float)d->ple_width), d->pad_id);
     Tensor *proj =
         scale(t, linear_forward(m, t, &m->ple_model_proj, h), 1 / sqrtf((float)d->width));
@@ -406,6 +408,7 @@ static void begin(Model *m, Tape *t, const Batch *b, Pass *p) {
         i32(p->k_at)[1] = (int32_t)(past + T);
     }
     m->dropout_step = p->dropout_step;
+    if (!t->dry) stream_rows(m->stream, m->embed.w, ids);
     p->x = embed(t, m->embed.w, ids, sqrtf((float)d->width), d->pad_id);
     if (d->ple_width) p->ple = ple_all(m, t, ids, p->x);
 }
@@ -434,12 +437,14 @@ static void layer(Model *m, Tape *t, int i, Pass *p, bool recompute) {
 static void hidden(Model *m, Tape *t, const Batch *b, int n, Cache *cache, Tensor **out) {
     const Dims *d = &m->dims;
     Pass *pass = arena_push(t->step, sizeof *pass * (size_t)n);
+    bool recompute = m->recompute || n > 1 || m->stream;
     CHECK(n == 1 || !cache, "%d batches share a cache", n);
     for (int c = 0; c < n; c++)
         pass[c] = (Pass){.dropout_step = m->dropout_step + (uint64_t)c, .cache = cache};
+    if (!t->dry) stream_begin(m->stream, !t->paused);
     for (int c = n - 1; c >= 0; c--) begin(m, t, &b[c], &pass[c]);
     for (int i = 0; i < d->n_layers; i++) {
-        for (int c = n - 1; c >= 0; c--) layer(m, t, i, &pass[c], m->recompute || n > 1);
+        for (int c = n - 1; c >= 0; c--) layer(m, t, i, &pass[c], recompute);
     }
     if (cache) cache->len += batch_tokens(b);
     for (int c = n - 1; c >= 0; c--) out[c] = rmsnorm(t, pass[c].x, m->norm, d->width, d->eps);

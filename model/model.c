@@ -10,6 +10,7 @@
 #include "../data/json.h"
 #include "../data/side_files.h"
 #include "bnb.h"
+#include "stream.h"
 
 const char *const kind_name[KIND_COUNT] = {"attention", "dense",      "experts",
                                            "router",    "embeddings", "norms"};
@@ -368,6 +369,7 @@ void model_bind_shapes(Model *m, DType (*format)(void *ctx, const Model *, const
 
 void model_close(Model *m) {
     if (!m) return;
+    stream_close(m->stream);
     for (int i = 0; i < m->n_sites; i++) mem_free(m->site[i].name);
     mem_free(m->site);
     mem_free(m->layer);
@@ -463,6 +465,7 @@ static Tensor *loss_of(Model *m, Tape *t, const Batch *b, Tensor *h, float s) {
 void model_losses(Model *m, Tape *t, const Batch *b, int n, float s, Tensor **loss) {
     Tensor **h = arena_push(t->step, sizeof *h * (size_t)n);
     m->family->hidden(m, t, b, n, NULL, h);
+    if (!t->dry) stream_enter(m->stream, m->dims.n_layers, false);
     for (int i = n - 1; i >= 0; i--) loss[i] = loss_of(m, t, &b[i], h[i], s);
 }
 
@@ -473,6 +476,7 @@ Tensor *model_loss(Model *m, Tape *t, const Batch *b, float s) {
 }
 
 Tensor *model_logits(Model *m, Tape *t, Tensor *hidden, int64_t from, int64_t n) {
+    if (!t->dry) stream_enter(m->stream, m->dims.n_layers, false);
     int64_t D = tensor_cols(hidden);
     Tensor *h = tensor_over(t->step, DT_f32, 2, (int64_t[]){n, D}, f32(hidden) + from * D);
     Tensor *y = linear(t, h, m->head.w, (Lora){0});

@@ -108,6 +108,7 @@ typedef struct Site {
 } Site;
 
 typedef struct Model Model;
+typedef struct Stream Stream;
 /* What the model tells about its choices; called once per layer and batch, never in a replay.
  * logits (T,E), choice i32 (T,k), weight (T,k). */
 typedef void (*RouteFn)(void *ctx, int layer, const Tensor *logits, const Tensor *choice,
@@ -136,6 +137,7 @@ struct Model {
     /* Names the masks: of the first batch of a pass; the others count on. A pass moves it. */
     uint64_t dropout_seed, dropout_step;
     bool recompute; /* gradient checkpointing, per layer */
+    Stream *stream; /* the base is larger than memory (stream.h); NULL: it is not */
 };
 
 /* dir: a Hugging Face checkpoint directory (bitsandbytes' too), or a base.h5. Fails, naming it, on any tensor that is missing, of

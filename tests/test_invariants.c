@@ -2,6 +2,7 @@
  * asked for twice, to rounding where only their order of summation differs. On the golden models,
  * by the trainer itself; what needs a process of its own (signals, kills) is in test_cli.sh. */
 #include <omp.h>
+#include "model/stream.h"
 #include "train/generate.h"
 #include "trial.h"
 
@@ -50,7 +51,17 @@ static void test_recompute_is_keeping(void **state) {
     }
 }
 
-/* Micro-batches that pass a layer together are as one after the other. */
+/* Every place was read at least once each way; what learns is no part of the base any more. */
+static void check_streamed(const Model *m, bool whole) {
+    int64_t bytes;
+    double waited;
+    assert_non_null(m->stream);
+    stream_told(m->stream, &bytes, &waited);
+    assert_true(bytes >= (int64_t)(whole ? stream_bytes(m) : 1) && waited >= 0);
+}
+
+/* Micro-batches that pass a layer together are as one after the other; a base that is read layer by
+ * layer is as one in memory. */
 static void test_together(void **state) {
     (void)state;
     static const struct {
@@ -66,17 +77,22 @@ static void test_together(void **state) {
         {"dense", {"lora_dropout", "0.2", "max_steps", "3"}},
     };
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
-        const char *dir[] = {in("together-1"), in("together-2"), in("together-4")},
-                   *grads[] = {in("t1.safetensors"), in("t2.safetensors"), in("t4.safetensors")};
+        const char *dir[] = {in("together-1"), in("together-2"), in("together-4"), in("streamed")},
+                   *grads[] = {in("t1.safetensors"), in("t2.safetensors"), in("t4.safetensors"),
+                               in("ts.safetensors")};
         const char *const *w = cases[i].word;
         bool lora = strcmp(w[0], "adapter") != 0;
-        for (int k = 0; k < 3; k++) {
+        for (int k = 0; k < 4; k++) {
             Settings s = settings("output_dir", dir[k], "overwrite", "true", "save_gradients",
                                   grads[k], "gradient_accumulation_steps", "4", "learning_rate",
                                   "0.01", w[0], w[1], w[2], w[3], NULL);
             Trial *t = trial(cases[i].model, USE_TO_TRAIN, &s);
-            t->s.together = 1 << k;
+            if (k < 3)
+                t->s.together = 1 << k;
+            else
+                t->s.memory = 0; /* as if nothing of the base fitted */
             go(t);
+            if (k == 3) check_streamed(t->s.model, lora);
             int64_t steps =
                 t->cfg.max_steps ? t->cfg.max_steps : t->cfg.num_epochs * ((t->rows.set.n + 3) / 4);
             if (t->cfg.micro_batch_size == 2) steps = 1;

@@ -6,6 +6,7 @@
 #include "optimizer.h"
 #include "epochs.h"
 #include "evaluate.h"
+#include "../model/stream.h"
 
 /* Reading one page of a mapped file maps those around it that are cached already. */
 enum { MAPPED_AROUND = 64 << 10 };
@@ -150,8 +151,8 @@ static size_t pass_top(Session *s, const StepRows *r, int64_t together) {
 
 static size_t step_bytes(Session *s, const TrainData *data, const Config *cfg, MemoryPlan *p,
                          bool *taken) {
+    int64_t together = p->together;
     size_t mark = arena_mark(&s->step);
-    int64_t together = s->together ? s->together : 1;
     Epochs epochs;
     epochs_open(&epochs, cfg, data->rows, data->n_rows);
     StepRows longest = epochs_step(&epochs, look_ahead(&epochs, data, together, p, taken));
@@ -177,15 +178,53 @@ static size_t other_bytes(const Session *s, size_t step) {
            min_size(WRITE_BYTES_MAX, largest);
 }
 
-MemoryPlan memory_plan(Session *s, const Config *cfg, const TrainData *data) {
+static MemoryPlan plan_of(Session *s, const Config *cfg, const TrainData *data, int64_t together) {
     bool *taken = mem_alloc((size_t)data->n_rows);
-    MemoryPlan p = {.learns = learns_bytes(s, cfg)};
+    MemoryPlan p = {.learns = learns_bytes(s, cfg), .together = (int)together};
     p.step = step_bytes(s, data, cfg, &p, taken);
     p.other = other_bytes(s, p.step);
     p.base = base_bytes(s, data, taken);
     p.peak = max_size(p.base + p.learns + p.step + p.other, s->peak_before);
     mem_free(taken);
     return p;
+}
+
+/* ---- a base that does not fit ---- */
+
+static size_t own_bytes(const MemoryPlan *p) { return p->learns + p->step + p->other; }
+
+/* How many micro-batches can go through a layer together. */
+static int64_t most_together(const Session *s, const Config *cfg) {
+    const Model *m = s->model;
+    int64_t nodes = (s->tape.cap - 4096) / (m->dims.n_layers + 16),
+            micro = cfg->gradient_accumulation_steps;
+    if (m->dims.tied && m->embed.w->wants_grad) return 1; /* see model_losses */
+    return micro < nodes ? micro : nodes;
+}
+
+/* As many micro-batches together as fit beside the two layers that are there at least; then as
+ * many layers stay as fit beside those. */
+static MemoryPlan plan_stream(Session *s, const Config *cfg, const TrainData *data, MemoryPlan p) {
+    size_t least = stream_least(s->model), layers = stream_bytes(s->model),
+           rest = p.base > layers ? p.base - layers : 0;
+    if (!s->together && most_together(s, cfg) > 1) {
+        size_t one = p.step, two = plan_of(s, cfg, data, 2).step,
+               need = own_bytes(&p) + least + rest;
+        int64_t most = most_together(s, cfg), fit = 1;
+        if (need < s->memory) fit += (int64_t)((s->memory - need) / (two > one ? two - one : 1));
+        p = plan_of(s, cfg, data, fit < most ? fit : most);
+    }
+    size_t taken = own_bytes(&p) + rest;
+    p.room = taken + least < s->memory ? s->memory - taken : least;
+    p.base = rest + min_size(p.room, layers);
+    p.peak = max_size(p.base + own_bytes(&p), s->peak_before);
+    return p;
+}
+
+MemoryPlan memory_plan(Session *s, const Config *cfg, const TrainData *data) {
+    MemoryPlan p = plan_of(s, cfg, data, s->together ? s->together : 1);
+    if (own_bytes(&p) + p.base <= s->memory) return p;
+    return plan_stream(s, cfg, data, p);
 }
 
 /* ---- telling ---- */
@@ -197,10 +236,15 @@ void memory_describe(const MemoryPlan *p, Buf *out) {
                "memory: base %.0f MiB (mapped), what learns %.0f MiB, a step %.0f MiB, all else "
                "%.0f MiB; about %.0f MiB in all",
                mib(p->base), mib(p->learns), mib(p->step), mib(p->other), mib(p->peak));
+    if (p->room)
+        buf_printf(out,
+                   "\nthe base is larger than that: its layers are read from disk for every %d "
+                   "micro-batches, on the way up and on the way back",
+                   p->together);
 }
 
 int memory_check(const MemoryPlan *p, Err *e) {
-    size_t own = p->learns + p->step + p->other;
+    size_t own = own_bytes(p);
     if (own <= mem_total()) return 0;
     return err_set(
         e,

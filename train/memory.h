@@ -12,6 +12,8 @@ typedef struct MemoryPlan {
     size_t step;   /* activations, their gradients and the ops' scratch, in the largest step */
     size_t other;  /* the process, tokenizer and rows, tables, buffers of BLAS and of writing */
     size_t peak;
+    int together; /* micro-batches that go through a layer while it is there (s->together, if set) */
+    size_t room;  /* what the base's layers may take of memory, where they are streamed; else 0 */
     int64_t run_steps, run_tokens; /* of the whole run */
 } MemoryPlan;
 

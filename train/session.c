@@ -349,6 +349,7 @@ static int open_parts(Session *s, const Config *cfg, SessionUse use, Err *e) {
                      .cap = TAPE_NODES,
                      .node = mem_alloc(sizeof(Node) * TAPE_NODES)};
     s->model->recompute = cfg->gradient_checkpointing;
+    s->memory = mem_total() - mem_total() / 20; /* the rest is for the system, and other files */
     return 0;
 }
 

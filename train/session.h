@@ -18,7 +18,8 @@ typedef struct Session {
     ParamSet params;
     Arena step; /* of the tape: marked and released by whoever runs it */
     Tape tape;
-    int together; /* micro-batches that pass a layer together; 0: the trainer decides */
+    size_t memory; /* bytes it may take, of mem_total() */
+    int together;  /* micro-batches that pass a layer together; 0: memory_plan decides */
     size_t resident_before, peak_before; /* of the process, when the session was opened */
 } Session;
 

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 #include "../data/files.h"
+#include "../model/stream.h"
 #include "checkpoint.h"
 #include "epochs.h"
 #include "memory.h"
@@ -27,7 +28,6 @@ typedef struct Trainer {
     Progress progress;
     Epochs epochs;
     int64_t total_steps;
-    int64_t together; /* micro-batches that go through a layer before the next reads its weights */
     char *metrics;
     DType save_dtype;
 } Trainer;
@@ -86,8 +86,8 @@ static int optimiser_step(Trainer *t, StepResult *r, Err *e) {
         r->tokens += rows.row[i]->n, r->supervised += sample_supervised(rows.row[i]);
     params_zero_grad(&t->s->params);
     route_load_clear(&t->load);
-    for (int64_t i = 0; i < rows.n_micro; i += t->together) {
-        int64_t n = rows.n_micro - i < t->together ? rows.n_micro - i : t->together;
+    for (int64_t i = 0; i < rows.n_micro; i += t->s->together) {
+        int64_t n = rows.n_micro - i < t->s->together ? rows.n_micro - i : t->s->together;
         run_pass(t, &rows, i, (int)n, 1 / (float)(r->supervised ? r->supervised : 1), &r->loss);
     }
     step_rows_free(&rows);
@@ -127,8 +127,8 @@ static int log_step(Trainer *t, const StepResult *r, const EvalResult *eval, Err
     return metrics_append(t->metrics, line, e);
 }
 
-/* What is about to run, and whether it can. */
-static int describe_start(const Trainer *t, Err *e) {
+/* What is about to run, and whether it can; a base that does not fit is made ready to stream. */
+static int start(const Trainer *t, Err *e) {
     Session *s = t->s;
     Buf text = {0};
     session_describe(s, &text);
@@ -141,7 +141,9 @@ static int describe_start(const Trainer *t, Err *e) {
     progress_say(NULL, "data: %ld rows to learn, %ld held out; %ld steps of up to %ld %s",
                  (long)t->data->n_rows, (long)t->data->n_held_out, (long)t->total_steps,
                  (long)t->epochs.per_step, t->cfg->sample_packing ? "packed rows" : "rows");
-    return memory_check(&plan, e);
+    TRY(memory_check(&plan, e));
+    s->together = plan.together;
+    return plan.room ? stream_open(&s->model->stream, s->model, plan.room, e) : 0;
 }
 
 /* Tensors that hold the very values they began with: something meant to learn did not. */
@@ -160,6 +162,16 @@ static json_t *unmoved(const Trainer *t) {
         }
     }
     return list;
+}
+
+static void report_stream(const Stream *s, json_t *result) {
+    int64_t bytes;
+    double waited;
+    stream_told(s, &bytes, &waited);
+    progress_say(NULL, "read %.1f GiB of the base, and waited %.1f s for it",
+                 (double)bytes / 1073741824, waited);
+    json_object_set_new(result, "streamed_bytes", json_integer(bytes));
+    json_object_set_new(result, "streaming_waited_seconds", json_real(waited));
 }
 
 static void report_unmoved(json_t *list) {
@@ -304,7 +316,6 @@ static void plan_steps(Trainer *t) {
     const Config *cfg = t->cfg;
     epochs_open(&t->epochs, cfg, t->data->rows, t->data->n_rows);
     t->total_steps = epochs_total_steps(&t->epochs);
-    t->together = t->s->together ? t->s->together : 1;
     t->schedule.warmup = cfg->warmup_ratio > 0
                              ? (int64_t)ceil(cfg->warmup_ratio * (double)t->total_steps)
                              : cfg->warmup_steps;
@@ -370,12 +381,13 @@ int trainer_run(const Config *cfg, Session *s, const TrainData *data, json_t *re
     TRY(trainer_check_rows(cfg, data, e));
     int status = open_trainer(&t, e);
     if (!status) {
-        status = describe_start(&t, e);
+        status = start(&t, e);
         catch_signals();
         if (!status) status = run(&t, result, e);
     }
     if (!status) {
         json_t *still = unmoved(&t);
+        if (s->model->stream) report_stream(s->model->stream, result);
         report_unmoved(still);
         json_object_set_new(result, "unmoved", still);
         json_object_set_new(result, "steps", json_integer(t.run.step));
