@@ -360,8 +360,11 @@ void model_bind_shapes(Model *m, DType (*format)(void *ctx, const Model *, const
         Site *s = &m->site[i];
         int64_t dim[3];
         int n = site_dims(m, s, dim);
-        s->base = *s->slot = tensor_over(&m->keep, format(ctx, m, s), n, dim, NULL);
-        if (!(s->row->flags & ROW_MAPPED)) *s->slot = tensor_new(&m->keep, DT_f32, n, dim);
+        s->base = tensor_over(&m->keep, format(ctx, m, s), n, dim, NULL);
+        if (s->row->flags & ROW_MAPPED)
+            *s->slot = s->base;
+        else if (!*s->slot)
+            *s->slot = tensor_new(&m->keep, DT_f32, n, dim);
         s->base->name = (*s->slot)->name = s->name;
     }
     if (m->dims.tied) m->head = m->embed;

@@ -149,8 +149,8 @@ int model_open_checkpoint(Model **out, const char *dir, Err *e);
 /* Shapes only, from config.json (a file, a directory that holds one, or a base.h5): for init. No
  * weights. */
 int model_open_shapes(Model **out, const char *config_path, Err *e);
-/* Then, for a dry tape: every site gets a tensor in the format that `format` gives it, without
- * data (what is opened to float32 when loading has memory of its own, never written). */
+/* For a dry tape, after either: every site gets a tensor in the format that `format` gives it,
+ * without data (what is opened to float32 when loading has memory of its own). */
 void model_bind_shapes(Model *m, DType (*format)(void *ctx, const Model *, const Site *),
                        void *ctx);
 void model_close(Model *m);

@@ -2,6 +2,7 @@
 #include "base_format.h"
 #include <string.h>
 #include "../autograd/weight.h"
+#include "../data/base_file.h"
 
 BaseWords base_words(const Config *cfg) {
     BaseWords w = {{[KIND_ATTENTION] = cfg->base_quantization_attention,
@@ -49,13 +50,11 @@ DType base_format(const BaseWords *words, const Site *s, DType stored, int64_t c
     return d == DT_COUNT ? stored : d;
 }
 
-const char *base_word(const Config *cfg, const Site *s) {
-    const BaseWords words = base_words(cfg);
-    const char *word = s->row->flags & ROW_MAPPED ? words.word[s->row->kind] : NULL;
-    return word ? word : "none";
-}
-
 bool base_is_quantised(const Config *cfg) {
     const BaseWords words = base_words(cfg);
     return base_words_any(&words);
+}
+
+bool base_is_made(const Config *cfg) {
+    return base_is_quantised(cfg) && !base_file_claims(cfg->base_model);
 }

@@ -18,8 +18,6 @@ json_t *base_words_json(const BaseWords *words); /* {"experts": "tq4", ...} */
 /* The format of a site that its source has as stored. */
 DType base_format(const BaseWords *words, const Site *s, DType stored, int64_t cols);
 
-/* A word of base_quantization: of the site's kind where the map names it; "none" for what is never
- * quantised (norms, routers) and, unless named, for embeddings. */
-const char *base_word(const Config *cfg, const Site *s);
 bool base_is_quantised(const Config *cfg); /* whether any tensor is kept in another format */
+bool base_is_made(const Config *cfg);      /* whether a run would make its base.h5, or has before */
 #endif

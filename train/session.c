@@ -298,22 +298,26 @@ static int plan_session(Session *s, const Config *cfg, SessionUse use, Err *e) {
     return check_dropout(s, cfg, e);
 }
 
-/* The format config.json states, or the one that the config asks for, as far as shapes tell. */
+/* What the base would be kept in: as its checkpoint stores it, where there is one, or as its
+ * config.json says; or as base_quantization does. */
 static DType format_of_site(void *ctx, const Model *m, const Site *s) {
-    const Config *cfg = ctx;
+    const BaseWords *words = ctx;
     int64_t dim[3];
     int n = site_dims(m, s, dim);
-    DType stored = model_stated_dtype(m),
-          asked = weight_format_of(base_word(cfg, s), stored, dim[n - 1]);
-    return asked == DT_COUNT ? stored : asked;
+    const WeightView *v = m->weights ? weights_find(m->weights, s->name) : NULL;
+    return base_format(words, s, v ? v->dtype : model_stated_dtype(m), dim[n - 1]);
 }
 
-/* A checkpoint that is used as it is tells more than its config.json. */
 static int open_shapes(Session *s, const Config *cfg, Err *e) {
-    if (!base_is_quantised(cfg) && weights_known(cfg->base_model))
-        return model_open(&s->model, cfg->base_model, e);
-    TRY(model_open_shapes(&s->model, cfg->base_model, e));
-    model_bind_shapes(s->model, format_of_site, (void *)(uintptr_t)cfg);
+    BaseWords words = base_words(cfg);
+    if (base_is_quantised(cfg) && !base_is_made(cfg))
+        TRY(base_words_check(&words, cfg->base_model, e));
+    if (weights_known(cfg->base_model))
+        TRY(model_open_checkpoint(&s->model, cfg->base_model, e));
+    else
+        TRY(model_open_shapes(&s->model, cfg->base_model, e));
+    if (!s->model->weights || base_is_made(cfg))
+        model_bind_shapes(s->model, format_of_site, &words);
     return 0;
 }
 

@@ -3,6 +3,7 @@
  * are read where they are given; else every row is taken to have sequence_len tokens. */
 #include <string.h>
 #include "../autograd/weight.h"
+#include "../data/files.h"
 #include "../data/side_files.h"
 #include "base_format.h"
 #include "memory.h"
@@ -138,7 +139,7 @@ static Disk count_disk(const Session *s, const Config *cfg) {
     for (int i = 0; i < m->n_sites; i++) {
         const Tensor *b = m->site[i].base;
         int64_t n = site_numel(m, &m->site[i]);
-        if (base_is_quantised(cfg)) d.base += tensor_bytes(b);
+        if (base_is_made(cfg)) d.base += tensor_bytes(b);
         if (!s->has_adapter)
             d.result += saved == DT_COUNT ? tensor_bytes(b) : dtype_bytes(saved, n);
     }
@@ -153,26 +154,33 @@ static Disk count_disk(const Session *s, const Config *cfg) {
 
 /* ---- telling ---- */
 
-static double gib(double bytes) { return bytes / 1073741824; }
+/* Sizes stand in one unit, so that they can be added up by eye. */
+typedef struct Unit {
+    const char *name;
+    double bytes;
+} Unit;
+static Unit unit_of(size_t most) {
+    return most < (size_t)1 << 30 ? (Unit){"MiB", 1 << 20} : (Unit){"GiB", 1 << 30};
+}
 
 static void tell(const Config *cfg, const MemoryPlan *p, const Work *w, const Disk *d, double rate,
                  double per_token) {
-    progress_say(NULL, "memory       base %.2f + learns %.2f + step %.2f + else %.2f = %.2f GiB",
-                 gib((double)p->base), gib((double)p->learns), gib((double)p->step),
-                 gib((double)p->other), gib((double)p->peak));
-    progress_say(NULL, "disk         base %.2f, %s %.2f, a checkpoint %.2f GiB",
-                 gib((double)d->base),
-                 cfg->adapter && strcmp(cfg->adapter, "none") ? "adapter" : "model",
-                 gib((double)d->result), gib((double)d->checkpoint));
-    progress_say(NULL, "parameters   %.2f M, a token meets %.2f M, %.2f M learn",
+    Unit u = unit_of(p->peak);
+    progress_say(NULL, "memory       base %.2f + learns %.2f + step %.2f + else %.2f = %.2f %s",
+                 (double)p->base / u.bytes, (double)p->learns / u.bytes, (double)p->step / u.bytes,
+                 (double)p->other / u.bytes, (double)p->peak / u.bytes, u.name);
+    progress_say(NULL, "disk         base.h5 %.2f, %s %.2f, a checkpoint %.2f %s",
+                 (double)d->base / u.bytes, strcmp(cfg->adapter, "none") ? "adapter" : "model",
+                 (double)d->result / u.bytes, (double)d->checkpoint / u.bytes, u.name);
+    progress_say(NULL, "parameters   %.2f M, of which a token meets %.2f M; %.2f M learn",
                  (double)w->total / 1e6, (double)w->active / 1e6, (double)w->trainable / 1e6);
-    progress_say(NULL, "work         %.2f GFLOP a token forward, %.2f a step", w->forward / 1e9,
-                 w->step / 1e9);
+    progress_say(NULL, "work         a token: %.3g GFLOP forward, %.3g in a whole step",
+                 w->forward / 1e9, w->step / 1e9);
     progress_say(NULL,
                  "time         about %.3g s a token (%.3g tokens/s): products ran at %.0f GFLOP/s "
                  "just now, a step is taken to reach %.0f %% of it",
                  per_token, 1 / per_token, rate / 1e9, 100 * STEP_SHARE);
-    if (cfg->datasets.n)
+    if (p->run_steps)
         progress_say(NULL, "the run      %ld steps, %ld tokens, about %.3g hours",
                      (long)p->run_steps, (long)p->run_tokens,
                      (double)p->run_tokens * per_token / 3600);
@@ -202,13 +210,14 @@ static int64_t longest_row(const TrainData *d) {
     return n;
 }
 
-static int estimate_rows(const Config *cfg, const TrainData *d, json_t *result, Err *e) {
+static int estimate_rows(const Config *cfg, const TrainData *d, bool real, json_t *result, Err *e) {
     Session s;
     double rate;
     TRY(trainer_check_rows(cfg, d, e));
     int bad = session_open(&s, cfg, USE_SHAPES, e);
     if (bad) return bad;
     MemoryPlan p = memory_plan(&s, cfg, d);
+    if (!real) p.run_steps = p.run_tokens = 0; /* nobody knows how many rows there will be */
     bad = measure_products(&s, &rate, e);
     if (!bad) {
         Work w = count_work(&s, cfg, longest_row(d));
@@ -230,18 +239,29 @@ static int estimate_real(const Config *cfg, json_t *result, Err *e) {
     TrainData d;
     TRY(rows_open(&rows, cfg, &cfg->datasets, ROWS_TO_LEARN, e));
     int bad = rows_split(&rows, &test, cfg, &d, e);
-    if (!bad) bad = estimate_rows(cfg, &d, result, e);
+    if (!bad) bad = estimate_rows(cfg, &d, true, result, e);
     rows_close(&test);
     rows_close(&rows);
     return bad;
 }
 
+/* A recipe may be looked at before there are data for it. */
+static bool datasets_exist(const Config *cfg) {
+    for (int i = 0; i < cfg->datasets.n; i++) {
+        if (files_exists(cfg->datasets.p[i].path)) continue;
+        progress_say(NULL, "%s is not there: every row is taken to have %ld tokens",
+                     cfg->datasets.p[i].path, (long)cfg->sequence_len);
+        return false;
+    }
+    return cfg->datasets.n > 0;
+}
+
 int verb_estimate(const Config *cfg, json_t *result, Err *e) {
     Made made = {0};
     TrainData d;
-    if (cfg->datasets.n) return estimate_real(cfg, result, e);
+    if (datasets_exist(cfg)) return estimate_real(cfg, result, e);
     int bad = make_rows(&made, cfg, &d, e);
-    if (!bad) bad = estimate_rows(cfg, &d, result, e);
+    if (!bad) bad = estimate_rows(cfg, &d, false, result, e);
     made_free(&made);
     return bad;
 }

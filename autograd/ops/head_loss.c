@@ -158,11 +158,12 @@ static size_t product_scratch(const Tape *t, const Node *n, int64_t rows) {
     const Tensor *w = n->in[W];
     Matmul m = matmul_of(n, &(Chunk){.n = rows});
     if (t->compute == COMPUTE_F32) return gemm_weight_bytes(w) + gemm_turned_bytes(w, rows);
-    size_t most = matmul_scratch(&m, false, false);
-    size_t other[] = {matmul_scratch(&m, false, true),
-                      gemm_rounded_bytes(rows * w->dim[0]) + gemm_rounded_bytes(rows * w->dim[1])};
-    for (int i = 0; i < 1 + w->wants_grad; i++) most = other[i] > most ? other[i] : most;
-    return most;
+    size_t y = matmul_scratch(&m, false, false), dh = 0, dw = 0;
+    if (n->saved[DH]) dh = matmul_scratch(&m, false, true);
+    if (n->saved[DW])
+        dw = gemm_rounded_bytes(rows * w->dim[0]) + gemm_rounded_bytes(rows * w->dim[1]);
+    size_t most = y > dh ? y : dh;
+    return most > dw ? most : dw;
 }
 
 /* As many rows as if all were supervised; backward only scales. */

@@ -1,0 +1,126 @@
+#!/bin/sh
+# test_estimate.sh - what `estimate` says a run will need against what the run then took; the line
+# that train prints; and the recipes in configs/, each with the figure in its comment.
+# MOESMITH names the program, TOOL tests/tool.c; run from the repository root.
+: "${MOESMITH:=build/moesmith}" "${TOOL:=build/tests/tool}"
+[ -x "$MOESMITH" ] && [ -x "$TOOL" ] || { echo "no program to test: $MOESMITH, $TOOL"; exit 77; }
+
+golden=tests/golden/models
+tmp=$(mktemp -d "${TMPDIR:-/tmp}/moesmith-estimate.XXXXXX") || exit 2
+trap 'rm -rf "$tmp"' EXIT
+failed=0
+# A sanitizer's own memory is in nobody's estimate.
+sanitized=$(grep -q __asan_init "$MOESMITH" && echo yes)
+
+wrong() { # wrong WHAT...
+    echo "WRONG: $*"
+    sed 's/^/    | /' "$tmp/err"
+    failed=$((failed + 1))
+}
+field() { "$TOOL" json "$1" < "$2"; } # field KEY FILE
+
+# within SHARE A B - whether A is within so much of B
+within() { awk -v s="$1" -v a="$2" -v b="$3" 'BEGIN { d = a / b - 1; exit !(d <= s && -d <= s) }'; }
+
+# foretells NAME ARGUMENT... - estimate and two steps of train with these settings agree to 5 %
+foretells() {
+    name=$1
+    shift
+    set -- --datasets.0.type tokens --max_steps 2 --json "$@"
+    rm -rf "$tmp/run"
+    "$MOESMITH" estimate "$@" > "$tmp/said" 2> "$tmp/err" || { wrong "$name: estimate failed"; return; }
+    "$MOESMITH" train --output_dir "$tmp/run" "$@" > "$tmp/took" 2> "$tmp/err" ||
+        { wrong "$name: train failed"; return; }
+    said=$(field peak_memory_bytes "$tmp/said") took=$(field peak_memory_bytes "$tmp/took")
+    told=$(sed -n 's/^memory: .*about \([0-9]*\) MiB in all$/\1/p' "$tmp/err")
+    [ -n "$told" ] || { wrong "$name: train foretells nothing"; return; }
+    [ -n "$sanitized" ] && return
+    echo "$name" "$said" "$took" "$told" |
+        awk '{ printf "%-24s foretold %7.1f MiB, took %7.1f MiB (%+.1f %%)\n", $1, $2/1048576, $3/1048576, 100*($2/$3-1) }'
+    within 0.05 "$said" "$took" || wrong "$name: foretold $said bytes, took $took"
+    # the same function in another process: apart by what the system shares out, and rounding
+    within 0.05 $((told * 1048576)) "$said" || wrong "$name: train says $told MiB, estimate $said bytes"
+}
+
+# ---- models large enough for every part to count ----
+
+# config LAYERS VOCABULARY MORE - a config.json of Gemma 4's form
+config() {
+    cat << END
+{"model_type": "gemma4_text", "dtype": "float32", "hidden_size": 256, "num_hidden_layers": 3,
+ "layer_types": ["sliding_attention", "sliding_attention", "full_attention"], "head_dim": 64,
+ "global_head_dim": 128, "num_attention_heads": 4, "num_key_value_heads": 2,
+ "num_global_key_value_heads": 1, "attention_k_eq_v": true, "sliding_window": 128,
+ "vocab_size": 8192, "vocab_size_per_layer_input": 8192, "final_logit_softcapping": 30.0, $1}
+END
+}
+model() { # model NAME CONFIG...
+    name=$1
+    shift
+    config "$*" > "$tmp/$name.json"
+    "$MOESMITH" init --base_model "$tmp/$name.json" --output "$tmp/$name" 2> "$tmp/err" || wrong "init $name"
+}
+# rows N LENGTH - of tokens out of the whole vocabulary, lengths from half of LENGTH on
+rows() {
+    awk -v n="$1" -v most="$2" 'BEGIN {
+        x = 1
+        for (i = 0; i < n; i++) {
+            len = most - i * most / (2 * n)
+            printf "{\"input_ids\": ["
+            for (k = 0; k + 1 < len; k++) { x = (x * 16807) % 2147483647; printf "%s%d", k ? ", " : "", x % 8192 }
+            print "]}"
+        }
+    }'
+}
+model experts '"hidden_size_per_layer_input": 0, "enable_moe_block": true, "num_experts": 32,
+    "top_k_experts": 4, "moe_intermediate_size": 128, "intermediate_size": 512'
+model embeddings '"hidden_size_per_layer_input": 64, "intermediate_size": 1024, "tie_word_embeddings": false'
+rows 6 96 > "$tmp/short.jsonl"
+rows 3 700 > "$tmp/long.jsonl"
+
+foretells tiny-f32 --base_model $golden/moe/model --datasets $golden/moe/batch.jsonl --compute f32
+foretells tiny-full-bf16 --base_model $golden/dense/model --datasets $golden/dense/batch.jsonl --adapter none
+foretells short-f32 --base_model "$tmp/experts" --datasets "$tmp/short.jsonl" --compute f32 --router.train lora
+foretells long-bf16 --base_model "$tmp/experts" --datasets "$tmp/long.jsonl"
+foretells kept-f32 --base_model "$tmp/experts" --datasets "$tmp/long.jsonl" --compute f32 \
+    --gradient_checkpointing false --micro_batch_size 2
+foretells full-f32 --base_model "$tmp/experts" --datasets "$tmp/short.jsonl" --compute f32 --adapter none
+foretells looked-up --base_model "$tmp/embeddings" --datasets "$tmp/short.jsonl" --val_set_size 2
+set -- --base_quantization nf4 --base_quantization.experts tq4
+"$MOESMITH" quantize --base_model "$tmp/experts" --output "$tmp/base.h5" "$@" 2> "$tmp/err" || wrong "quantize"
+foretells quantised --base_model "$tmp/base.h5" --datasets "$tmp/long.jsonl"
+"$MOESMITH" estimate --base_model "$tmp/base.h5" --json > "$tmp/file" 2> "$tmp/err" || wrong "estimate of base.h5"
+"$MOESMITH" estimate --base_model "$tmp/experts" "$@" --json > "$tmp/made" 2> "$tmp/err" || wrong "estimate of one to be made"
+within 0.001 "$(field base_bytes "$tmp/made")" "$(field base_bytes "$tmp/file")" || wrong "base.h5 has another size than foretold"
+
+# ---- a config.json alone ----
+
+"$MOESMITH" estimate --base_model "$tmp/experts.json" --sequence_len 512 --json > "$tmp/said" 2> "$tmp/err" ||
+    wrong "estimate of a config.json alone"
+for key in base_bytes trainable_bytes step_bytes other_bytes peak_memory_bytes disk_bytes seconds_per_token; do
+    [ -n "$(field $key "$tmp/said")" ] || wrong "no $key in the result"
+done
+awk '/^(memory|disk|parameters|work|time) /{ n++ } END { exit n != 5 }' "$tmp/err" || wrong "not the table"
+
+# ---- recipes ----
+
+shapes=${MOESMITH_ORACLE:-../shared/oracle}/shapes
+# recipe NAME MODEL SHAPES - works on a small model of its kind; on its own, as its comment says
+recipe() {
+    "$MOESMITH" estimate "configs/$1.yaml" --base_model "$golden/$2/model" --json > "$tmp/said" 2> "$tmp/err" ||
+        wrong "configs/$1.yaml on $2"
+    [ -d "$shapes/$3" ] && [ -z "$sanitized" ] || { echo "skipped: configs/$1.yaml on its own shapes"; return; }
+    "$MOESMITH" estimate "configs/$1.yaml" --base_model "$shapes/$3" --json > "$tmp/said" 2> "$tmp/err" ||
+        wrong "configs/$1.yaml"
+    said=$(field peak_memory_bytes "$tmp/said")
+    noted=$(sed -n 's/^# .*memory .* = \([0-9.]*\) GiB$/\1/p' "configs/$1.yaml")
+    within 0.03 "$said" "$(awk -v g="$noted" 'BEGIN { printf "%.0f", g * 1073741824 }')" ||
+        wrong "configs/$1.yaml notes $noted GiB, estimate says $said bytes"
+}
+recipe gemma4-26b-a4b moe 26b-a4b
+[ -n "$sanitized" ] || [ ! -d "$shapes" ] || [ "$said" -le 21474836480 ] || wrong "26B-A4B needs more than 20 GiB: $said"
+recipe gemma4-e4b ple e4b
+recipe gemma4-31b dense 31b
+
+[ $failed = 0 ] && echo "estimates hold"
+exit $((failed > 0))
