@@ -41,18 +41,20 @@ typedef struct RouteSpec {
     bool renormalise;
 } RouteSpec;
 
+/* Where each token's rows go when rows are sorted by expert. Plain integers, no derivative.
+ * choice (T,k) i32 -> row_of (T*k): sorted row of token t's j-th choice; token_of (T*k): the
+ * token a sorted row came from; off (E+1): rows off[e]..off[e+1]-1 belong to expert e. Within an
+ * expert rows keep token order. */
+typedef struct Dispatch {
+    Tensor *row_of, *token_of, *off;
+} Dispatch;
+
 #define OP(name, ...)                                                                              \
     Tensor *name(Tape *, __VA_ARGS__);                                                             \
     extern const Op op_##name;
 #include "ops.def"
 #undef OP
 
-/* Where each token's rows go when rows are sorted by expert. Plain integers, no derivative.
- * choice (T,k) i32 -> row_of (T*k): sorted row of token t's j-th choice; token_of (T*k): the
- * token a sorted row came from; off (E+1): rows off[e]..off[e+1]-1 belong to expert e. Within an
- * expert rows keep token order. Allocated from tape->step. */
-typedef struct Dispatch {
-    Tensor *row_of, *token_of, *off;
-} Dispatch;
+/* Its tensors come from tape->step. */
 Dispatch dispatch_by_expert(Tape *, Tensor *choice, int64_t n_expert);
 #endif

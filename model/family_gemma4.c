@@ -331,10 +331,9 @@ static Tensor *experts_part(const Run *r, Tape *t, Tensor *x) {
     if (r->m->on_route && !t->replay && !t->dry)
         r->m->on_route(r->m->on_route_ctx, r->index, logits, r->choice, weight);
     Dispatch d = dispatch_by_expert(t, r->choice, m->n_experts);
-    Tensor *h = gather(t, rmsnorm(t, x, l->pre_experts_norm, m->width, m->eps), d.token_of,
-                       d.row_of); /* (T*k, D) */
-    h = geglu(t, experts_forward(r->m, t, &l->experts_in, h, d.off), NULL);
-    h = experts_forward(r->m, t, &l->experts_out, h, d.off);
+    Tensor *h = rmsnorm(t, x, l->pre_experts_norm, m->width, m->eps);
+    h = geglu(t, experts_forward(r->m, t, &l->experts_in, h, d), NULL); /* (T*k, F) */
+    h = experts_forward(r->m, t, &l->experts_out, h, (Dispatch){.off = d.off});
     return rmsnorm(t, combine(t, h, weight, d.row_of), l->post_experts_norm, m->width, m->eps);
 }
 

@@ -436,9 +436,9 @@ Tensor *router_forward(Model *m, Tape *t, const Linear *l, Tensor *x) {
     return y;
 }
 
-Tensor *experts_forward(Model *m, Tape *t, const Linear *l, Tensor *x, Tensor *off) {
+Tensor *experts_forward(Model *m, Tape *t, const Linear *l, Tensor *x, Dispatch d) {
     (void)m;
-    return grouped(t, x, l->w, off, l->a ? (Lora){x, l->a, l->b, l->s} : (Lora){0});
+    return grouped(t, x, l->w, d, l->a ? (Lora){x, l->a, l->b, l->s} : (Lora){0});
 }
 
 Tensor *model_hidden(Model *m, Tape *t, const Batch *b, Cache *cache) {

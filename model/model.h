@@ -208,5 +208,5 @@ struct Family {
 };
 Tensor *linear_forward(Model *m, Tape *t, const Linear *l, Tensor *x);
 Tensor *router_forward(Model *m, Tape *t, const Linear *l, Tensor *x); /* always in float32 */
-Tensor *experts_forward(Model *m, Tape *t, const Linear *l, Tensor *x, Tensor *off);
+Tensor *experts_forward(Model *m, Tape *t, const Linear *l, Tensor *x, Dispatch d);
 #endif

@@ -12,7 +12,6 @@
  * stand in the order of key_of; it is undone when these are added to dk and dv. */
 #include "attention_amx.h"
 #include <math.h>
-#include <string.h>
 
 enum { BLOCK_Q = 8, PAIR = 2 * TILE_PACK };
 
@@ -30,13 +29,14 @@ typedef struct Bwd {
     char *p, *ds;              /* right operands: [2*block_k][BLOCK_Q] */
     char *ds_left;             /* left operand: [2 a strip of queries][block_k] */
     char *dkt, *dvt;           /* sums: [2*wide][2*block_k] */
-    char *dq, *score, *dscore; /* sums: [2][2*wide], [2][2], [2][2] */
+    char *dq, *score, *dscore; /* sums: [2][2] */
 } Bwd;
 
 /* A block of keys [k0, k1), of queries [q0, q1), in strips, and what these see of it. */
 typedef struct Block {
     int64_t k0, k1, q0, q1;
     Strips seen[BLOCK_Q];
+    bool first; /* of its blocks of queries: the sums start */
 } Block;
 
 /* Strips of keys in a block: what is held for them should fit a level-2 cache. */
@@ -44,8 +44,7 @@ static int64_t block_keys(int64_t wide) { return wide > 8 ? 4 : 8; }
 
 static int64_t room_tiles(int64_t wide, int64_t strips_q, int64_t strips_k) {
     int64_t b = block_keys(wide);
-    return 6 * wide * strips_k + 8 * wide * strips_q + 6 * b * BLOCK_Q + 8 * wide * b + 4 * wide +
-           8;
+    return 6 * wide * strips_k + 8 * wide * strips_q + 6 * b * BLOCK_Q + 8 * wide * b + 12;
 }
 size_t attention_amx_bwd_room(const Node *n) {
     int64_t q = strip_count(n->in[Q]->dim[0]), k = strip_count(n->in[K]->dim[0]);
@@ -82,7 +81,7 @@ static Bwd bwd_open(const Node *n, const Seq *s, char *scratch) {
     b.ds_left = take(&scratch, 2 * b.block_k * BLOCK_Q);
     b.dkt = take(&scratch, 4 * b.wide * b.block_k);
     b.dvt = take(&scratch, 4 * b.wide * b.block_k);
-    b.dq = take(&scratch, 4 * b.wide);
+    b.dq = take(&scratch, 4);
     b.score = take(&scratch, 4);
     b.dscore = take(&scratch, 4);
     b.shift = (float *)(void *)scratch;
@@ -93,11 +92,13 @@ static Bwd bwd_open(const Node *n, const Seq *s, char *scratch) {
 /* ---- packing -------------------------------------------------------------------------------- */
 
 /* One strip of x (rows, d) as rows tiles [2][wide], transposed ones if that is asked, and as pairs
- * tiles, tile c at pairs + c*apart bytes; NULL: not wanted. */
+ * tiles, tile c at pairs + c*apart bytes; NULL: not wanted. Fetches the rows of the strip
+ * behind it. */
 AMX_INLINE void pack_strip(const Bwd *b, const float *x, int64_t ld, int64_t rows, char *to,
                            bool swap_rows, char *pairs, int64_t apart, bool swap_pairs) {
     char tile[TILE_PACK] __attribute__((aligned(64)));
     for (int64_t c = 0; c < b->wide; c++) {
+        for (int64_t r = STRIP; r < min64(rows, 2 * STRIP); r++) tile_fetch(x + r * ld + 32 * c, 32);
         for (int64_t half = 0; half < 2; half++) {
             char *out = to + (half * b->wide + c) * TILE_PACK;
             tile_pack_rows(x + 16 * half * ld, ld, rows - 16 * half, b->d, 32 * c,
@@ -216,11 +217,15 @@ AMX_TARGET static void block_key_sums(const Bwd *b, const Block *k, const char *
         int64_t from = k->q0, to = k->q1, col = 2 * (j - k->k0), down = 2 * b->block_k * TILE_PACK;
         while (from < to && k->seen[from - k->q0].to <= j) from++;
         while (to > from && k->seen[to - 1 - k->q0].from > j) to--;
-        if (from == to) continue;
         const char *r = right + (col * BLOCK_Q + from - k->q0) * TILE_PACK;
         for (int64_t c = 0; c < 2 * b->wide; c += 2) {
             char *at = sum + c * down + col * TILE_PACK;
-            tile_sums_load(at, down, TILE_PACK);
+            if (k->first)
+                tile_sums_zero();
+            else if (from < to)
+                tile_sums_load(at, down, TILE_PACK);
+            else
+                break;
             tile_sums_add(left + (c * b->strips_q + from) * TILE_PACK, b->strips_q * TILE_PACK, r,
                           BLOCK_Q * TILE_PACK, to - from);
             tile_sums_store(at, down, TILE_PACK);
@@ -232,25 +237,27 @@ AMX_INLINE void add_lanes(float *to, __mmask16 m, __m512 x) {
     _mm512_mask_storeu_ps(to, m, _mm512_add_ps(_mm512_maskz_loadu_ps(m, to), x));
 }
 
-/* dq of the block's queries += dS k. */
+/* dq of the block's queries += dS k, 32 columns at a time; those that come next are fetched while
+ * the tiles are busy, for rows of dq lie pages apart. */
 AMX_TARGET static void block_query_sums(const Bwd *b, const Block *k, float *dq, int64_t ld) {
     for (int64_t i = k->q0; i < k->q1; i++) {
         Strips seen = k->seen[i - k->q0];
+        int64_t rows = min64(STRIP, b->s.nq - i * STRIP), apart = b->strips_k * TILE_PACK;
         const char *left =
             b->ds_left + (2 * (i - k->q0) * b->block_k + seen.from - k->k0) * TILE_PACK;
         if (seen.from >= seen.to) continue;
-        for (int64_t c = 0; c < 2 * b->wide; c += 2) {
+        for (int64_t c = 0; c < b->wide; c++) {
+            float *to = dq + i * STRIP * ld + 32 * c;
+            for (int64_t r = 0; r < rows; r++) tile_fetch(to + r * ld, 32);
             tile_sums_zero();
             tile_sums_add(left, b->block_k * TILE_PACK,
-                          b->k + (c * b->strips_k + seen.from) * TILE_PACK, b->strips_k * TILE_PACK,
-                          seen.to - seen.from);
-            tile_sums_store(b->dq + c * TILE_PACK, 2 * b->line, TILE_PACK);
-        }
-        for (int64_t r = 0; r < min64(STRIP, b->s.nq - i * STRIP); r++) {
-            const char *from = b->dq + r / 16 * 2 * b->line;
-            float *to = dq + (i * STRIP + r) * ld;
-            for (int64_t c = 0; c < b->d; c += 16, from += TILE_PACK) {
-                add_lanes(to + c, tile_lanes(b->d - c), sums_row(from, r % 16));
+                          b->k + 2 * c * apart + seen.from * TILE_PACK, apart, seen.to - seen.from);
+            tile_sums_store(b->dq, PAIR, TILE_PACK);
+            __mmask16 low = tile_lanes(b->d - 32 * c), high = tile_lanes(b->d - 32 * c - 16);
+            for (int64_t r = 0; r < rows; r++) {
+                const char *from = b->dq + r / 16 * PAIR;
+                add_lanes(to + r * ld, low, sums_row(from, r % 16));
+                add_lanes(to + r * ld + 16, high, sums_row(from + TILE_PACK, r % 16));
             }
         }
     }
@@ -262,17 +269,19 @@ static inline int64_t key_of(int64_t half, int64_t c) { return c / 4 * 8 + half 
 /* dk or dv of the block's keys += the transposed sums. */
 AMX_TARGET static void add_key_sums(const Bwd *b, const Block *k, const char *sum, float *to,
                                     int64_t ld) {
-    for (int64_t c = 0; c < b->d; c += 16) {
-        const char *tile = sum + c / 16 * 2 * b->block_k * TILE_PACK;
-        __mmask16 m = tile_lanes(b->d - c);
-        for (int64_t h = 0; h < 2 * (k->k1 - k->k0); h++, tile += TILE_PACK) {
+    for (int64_t j = k->k0; j < k->k1; j++) {
+        float *strip = to + j * STRIP * ld;
+        int64_t keys = b->s.nk - j * STRIP;
+        for (int64_t c = 0; c < (b->d + 15) / 16 * 2; c++) { /* both halves of 16 columns */
+            const char *tile = sum + (c / 2 * 2 * b->block_k + 2 * (j - k->k0) + c % 2) * TILE_PACK;
+            __mmask16 m = tile_lanes(b->d - c / 2 * 16);
             __m512i row[16];
             for (int64_t r = 0; r < 16; r++) row[r] = _mm512_castps_si512(sums_row(tile, r));
             tile_swap(row);
             for (int64_t r = 0; r < 16; r++) {
-                int64_t key = (k->k0 + h / 2) * STRIP + key_of(h % 2, r);
-                if (key >= b->s.nk) continue;
-                add_lanes(to + key * ld + c, m, _mm512_castsi512_ps(row[r]));
+                int64_t key = key_of(c % 2, r);
+                if (key >= keys) continue;
+                add_lanes(strip + key * ld + c / 2 * 16, m, _mm512_castsi512_ps(row[r]));
             }
         }
     }
@@ -292,11 +301,10 @@ typedef struct HeadGrads {
 
 AMX_TARGET static void bwd_block(const Bwd *b, Block *k, const HeadGrads *g) {
     Strips q = block_queries(b, k);
-    size_t sum = (size_t)(4 * b->wide * b->block_k * TILE_PACK);
-    if (g->dk) memset(b->dkt, 0, sum);
-    if (g->dv) memset(b->dvt, 0, sum);
+    if (q.from >= q.to) return;
     for (k->q0 = q.from; k->q0 < q.to; k->q0 = k->q1) {
         k->q1 = min64(k->q0 + BLOCK_Q, q.to);
+        k->first = k->q0 == q.from;
         for (int64_t i = k->q0; i < k->q1; i++) {
             Strips seen = attention_strips(&b->s, b->a->window, i);
             k->seen[i - k->q0] = (Strips){max64(seen.from, k->k0), min64(seen.to, k->k1)};

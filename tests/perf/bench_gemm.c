@@ -106,7 +106,7 @@ static void add_grouped(Tape *t, Rng *rng, Tensor *x, DType stored, const char *
     Tensor *off = tensor_1d(t->step, DT_i32, E + 1);
     for (int e = 0; e <= E; e++) i32(off)[e] = (int32_t)(e * offsets_step);
     double flop = 2.0 * T * K * D * D;
-    add_node(t, grouped(t, x, w, off, (Lora){0}), forward, flop, backward, flop);
+    add_node(t, grouped(t, x, w, (Dispatch){.off = off}, (Lora){0}), forward, flop, backward, flop);
 }
 
 static void add_attention(Tape *t, Tensor *q, Tensor *k, Tensor *v, int window, const char *forward,
