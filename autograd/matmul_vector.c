@@ -20,7 +20,7 @@ enum {
     BACKWARD_ROWS = 128,
     ROWS_AHEAD = 16,
     BLOCK_TOKENS = 48, /* that are spread at a time */
-    FEW_MOST = 9,     /* tokens short of a sixteen */
+    FEW_MOST = 9,      /* tokens short of a sixteen */
     FEW_LD = FEW_MOST * 16
 };
 
