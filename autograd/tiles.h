@@ -1,10 +1,8 @@
-/* tiles.h - float32 matrices as bfloat16 operands of AMX tiles, and products of such tiles. A packed
- * tile is TILE_PACK bytes. Of a matrix x, rounded to bfloat16 (to nearest even; subnormals become
- * 0, as the products take them anyway):
- *   rows tile:   16 rows by 32 columns; left operand of x, or transposed right operand of xT
- *   pairs tile:  32 rows by 16 columns, rows 2r and 2r+1 interleaved; right operand of x, or
- *                transposed left operand of xT
- * What lies outside x is zero. */
+/* tiles.h - float32 matrices as bfloat16 operands of AMX tiles, and products of such tiles. A
+ * packed tile is TILE_PACK bytes. Of a matrix x, rounded to bfloat16 (to nearest even; subnormals
+ * become 0, as the products take them anyway): rows tile:   16 rows by 32 columns; left operand of
+ * x, or transposed right operand of xT pairs tile:  32 rows by 16 columns, rows 2r and 2r+1
+ * interleaved; right operand of x, or transposed left operand of xT What lies outside x is zero. */
 #ifndef TILES_H
 #define TILES_H
 #include "amx.h"
@@ -49,6 +47,11 @@ AMX_INLINE void tile_transpose(const char *from, char *to) {
     for (int i = 0; i < 16; i++) r[i] = _mm512_load_si512(from + 64 * i);
     tile_swap(r);
     for (int i = 0; i < 16; i++) _mm512_store_si512(to + 64 * i, r[i]);
+}
+
+/* n values from p on, on their way to the cache. */
+AMX_INLINE void tile_fetch(const float *p, int64_t n) {
+    for (int64_t c = 0; c < n; c += 16) _mm_prefetch((const char *)(p + c), _MM_HINT_T0);
 }
 
 /* Two vectors as 32 bfloat16 values, low first. */

@@ -15,7 +15,7 @@
 #include <string.h>
 
 enum {
-    HEADS_MAX = 4,          /* of a task */
+    HEADS_MAX = 8,          /* of a task: keys that come from beyond level 2 serve them all */
     BLOCK = 8,              /* strips of keys in a block */
     PACKS_BYTES = 16 << 20, /* packed at a time, if that is one KV head or more */
     QUERIES_MIN = 8,        /* fewer than that, heads together: not worth packing the keys */
@@ -194,15 +194,19 @@ AMX_TARGET static void fade_result(const Head *h, int64_t tiles) {
     }
 }
 
-/* y (rows, d) and the log-sum-exp. */
+/* y (rows, d) and the log-sum-exp. Whole lines of y go past the cache: reading them first would
+ * cost as much as writing them. */
 AMX_TARGET static void head_finish(const Head *h, int64_t wide, int64_t rows, int64_t d, float *y,
                                    int64_t ldy, float *lse, int64_t H) {
     for (int64_t r = 0; r < rows; r++) {
         __m512 part = _mm512_set1_ps(1 / h->sum[r]);
         const char *row = h->y + r / 16 * 2 * wide * TILE_PACK + r % 16 * 64;
         for (int64_t c = 0; c < d; c += 16, row += TILE_PACK) {
-            _mm512_mask_storeu_ps(y + r * ldy + c, tile_lanes(d - c),
-                                  _mm512_mul_ps(sums_row(row, 0), part));
+            __m512 value = _mm512_mul_ps(sums_row(row, 0), part);
+            if (d % 16 == 0)
+                _mm512_stream_ps(y + r * ldy + c, value);
+            else
+                _mm512_mask_storeu_ps(y + r * ldy + c, tile_lanes(d - c), value);
         }
         lse[r * H] = LN_2 * (h->max[r] + log2f(h->sum[r]));
     }
@@ -329,6 +333,7 @@ void attention_amx_fwd(Tape *t, Node *n) {
                     }
                 }
             }
+            _mm_sfence();
             amx_end();
         }
     }

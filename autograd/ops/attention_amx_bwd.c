@@ -13,22 +13,25 @@
 #include "attention_amx.h"
 #include <math.h>
 
-enum { BLOCK_Q = 8, PAIR = 2 * TILE_PACK };
+enum {
+    BLOCK_Q = 8, /* strips of queries in a block */
+    BLOCK_K = 8, /* strips of keys: fewer read dq too often, more leave the level-2 cache */
+    PAIR = 2 * TILE_PACK
+};
 
 typedef struct Bwd {
     const Attr *a;
     Seq s;
     int64_t d, wide, strips_q, strips_k;
-    int64_t block_k;           /* strips of keys in a block */
     int64_t line;              /* bytes of wide tiles */
     char *kt, *vt;             /* right operands kT, vT: [2 a strip][wide] */
     char *k;                   /* right operand k: [2*wide][strips_k] */
     char *q, *dy;              /* left operands: [2 a strip][wide] */
     char *qt, *dyt;            /* left operands qT, dyT: [2*wide][strips_q] */
     float *shift, *delta;      /* of each query: log-sum-exp times log2(e); rowsum(dy * y) */
-    char *p, *ds;              /* right operands: [2*block_k][BLOCK_Q] */
-    char *ds_left;             /* left operand: [2 a strip of queries][block_k] */
-    char *dkt, *dvt;           /* sums: [2*wide][2*block_k] */
+    char *p, *ds;              /* right operands: [2*BLOCK_K][BLOCK_Q] */
+    char *ds_left;             /* left operand: [2 a strip of queries][BLOCK_K] */
+    char *dkt, *dvt;           /* sums: [2*wide][2*BLOCK_K] */
     char *dq, *score, *dscore; /* sums: [2][2] */
 } Bwd;
 
@@ -39,12 +42,9 @@ typedef struct Block {
     bool first; /* of its blocks of queries: the sums start */
 } Block;
 
-/* Strips of keys in a block: what is held for them should fit a level-2 cache. */
-static int64_t block_keys(int64_t wide) { return wide > 8 ? 4 : 8; }
-
 static int64_t room_tiles(int64_t wide, int64_t strips_q, int64_t strips_k) {
-    int64_t b = block_keys(wide);
-    return 6 * wide * strips_k + 8 * wide * strips_q + 6 * b * BLOCK_Q + 8 * wide * b + 12;
+    return 6 * wide * strips_k + 8 * wide * strips_q + 6 * BLOCK_K * BLOCK_Q + 8 * wide * BLOCK_K +
+           12;
 }
 size_t attention_amx_bwd_room(const Node *n) {
     int64_t q = strip_count(n->in[Q]->dim[0]), k = strip_count(n->in[K]->dim[0]);
@@ -66,7 +66,6 @@ static Bwd bwd_open(const Node *n, const Seq *s, char *scratch) {
              .wide = head_tiles(n),
              .strips_q = strip_count(s->nq)};
     b.strips_k = strip_count(b.s.nk);
-    b.block_k = block_keys(b.wide);
     b.line = b.wide * TILE_PACK;
     int64_t keys = 2 * b.wide * b.strips_k, queries = 2 * b.wide * b.strips_q;
     b.kt = take(&scratch, keys);
@@ -76,11 +75,11 @@ static Bwd bwd_open(const Node *n, const Seq *s, char *scratch) {
     b.dy = take(&scratch, queries);
     b.qt = take(&scratch, queries);
     b.dyt = take(&scratch, queries);
-    b.p = take(&scratch, 2 * b.block_k * BLOCK_Q);
-    b.ds = take(&scratch, 2 * b.block_k * BLOCK_Q);
-    b.ds_left = take(&scratch, 2 * b.block_k * BLOCK_Q);
-    b.dkt = take(&scratch, 4 * b.wide * b.block_k);
-    b.dvt = take(&scratch, 4 * b.wide * b.block_k);
+    b.p = take(&scratch, 2 * BLOCK_K * BLOCK_Q);
+    b.ds = take(&scratch, 2 * BLOCK_K * BLOCK_Q);
+    b.ds_left = take(&scratch, 2 * BLOCK_K * BLOCK_Q);
+    b.dkt = take(&scratch, 4 * b.wide * BLOCK_K);
+    b.dvt = take(&scratch, 4 * b.wide * BLOCK_K);
     b.dq = take(&scratch, 4);
     b.score = take(&scratch, 4);
     b.dscore = take(&scratch, 4);
@@ -98,7 +97,8 @@ AMX_INLINE void pack_strip(const Bwd *b, const float *x, int64_t ld, int64_t row
                            bool swap_rows, char *pairs, int64_t apart, bool swap_pairs) {
     char tile[TILE_PACK] __attribute__((aligned(64)));
     for (int64_t c = 0; c < b->wide; c++) {
-        for (int64_t r = STRIP; r < min64(rows, 2 * STRIP); r++) tile_fetch(x + r * ld + 32 * c, 32);
+        for (int64_t r = STRIP; r < min64(rows, 2 * STRIP); r++)
+            tile_fetch(x + r * ld + 32 * c, 32);
         for (int64_t half = 0; half < 2; half++) {
             char *out = to + (half * b->wide + c) * TILE_PACK;
             tile_pack_rows(x + 16 * half * ld, ld, rows - 16 * half, b->d, 32 * c,
@@ -187,7 +187,7 @@ AMX_TARGET static void pair_softmax(const Bwd *b, int64_t i, int64_t j, int64_t 
         _mm512_store_si512(p + BLOCK_Q * TILE_PACK, _mm512_unpackhi_epi16(x.p, y.p));
         _mm512_store_si512(ds, _mm512_unpacklo_epi16(x.ds, y.ds));
         _mm512_store_si512(ds + BLOCK_Q * TILE_PACK, _mm512_unpackhi_epi16(x.ds, y.ds));
-        char *left = b->ds_left + ((2 * row + r / 16) * b->block_k + col) * TILE_PACK + r % 16 * 64;
+        char *left = b->ds_left + ((2 * row + r / 16) * BLOCK_K + col) * TILE_PACK + r % 16 * 64;
         _mm512_store_si512(left, x.ds);
         _mm512_store_si512(left + 64, y.ds);
     }
@@ -210,11 +210,11 @@ AMX_TARGET static void block_softmax(const Bwd *b, const Block *k) {
 
 /* ---- gradients ------------------------------------------------------------------------------ */
 
-/* dkT or dvT of the block: sum[2*wide][2*block_k] += left (qT or dyT) times right (dS or P). */
+/* dkT or dvT of the block: sum[2*wide][2*BLOCK_K] += left (qT or dyT) times right (dS or P). */
 AMX_TARGET static void block_key_sums(const Bwd *b, const Block *k, const char *left,
                                       const char *right, char *sum) {
     for (int64_t j = k->k0; j < k->k1; j++) {
-        int64_t from = k->q0, to = k->q1, col = 2 * (j - k->k0), down = 2 * b->block_k * TILE_PACK;
+        int64_t from = k->q0, to = k->q1, col = 2 * (j - k->k0), down = 2 * BLOCK_K * TILE_PACK;
         while (from < to && k->seen[from - k->q0].to <= j) from++;
         while (to > from && k->seen[to - 1 - k->q0].from > j) to--;
         const char *r = right + (col * BLOCK_Q + from - k->q0) * TILE_PACK;
@@ -243,15 +243,14 @@ AMX_TARGET static void block_query_sums(const Bwd *b, const Block *k, float *dq,
     for (int64_t i = k->q0; i < k->q1; i++) {
         Strips seen = k->seen[i - k->q0];
         int64_t rows = min64(STRIP, b->s.nq - i * STRIP), apart = b->strips_k * TILE_PACK;
-        const char *left =
-            b->ds_left + (2 * (i - k->q0) * b->block_k + seen.from - k->k0) * TILE_PACK;
+        const char *left = b->ds_left + (2 * (i - k->q0) * BLOCK_K + seen.from - k->k0) * TILE_PACK;
         if (seen.from >= seen.to) continue;
         for (int64_t c = 0; c < b->wide; c++) {
             float *to = dq + i * STRIP * ld + 32 * c;
             for (int64_t r = 0; r < rows; r++) tile_fetch(to + r * ld, 32);
             tile_sums_zero();
-            tile_sums_add(left, b->block_k * TILE_PACK,
-                          b->k + 2 * c * apart + seen.from * TILE_PACK, apart, seen.to - seen.from);
+            tile_sums_add(left, BLOCK_K * TILE_PACK, b->k + 2 * c * apart + seen.from * TILE_PACK,
+                          apart, seen.to - seen.from);
             tile_sums_store(b->dq, PAIR, TILE_PACK);
             __mmask16 low = tile_lanes(b->d - 32 * c), high = tile_lanes(b->d - 32 * c - 16);
             for (int64_t r = 0; r < rows; r++) {
@@ -273,7 +272,7 @@ AMX_TARGET static void add_key_sums(const Bwd *b, const Block *k, const char *su
         float *strip = to + j * STRIP * ld;
         int64_t keys = b->s.nk - j * STRIP;
         for (int64_t c = 0; c < (b->d + 15) / 16 * 2; c++) { /* both halves of 16 columns */
-            const char *tile = sum + (c / 2 * 2 * b->block_k + 2 * (j - k->k0) + c % 2) * TILE_PACK;
+            const char *tile = sum + (c / 2 * 2 * BLOCK_K + 2 * (j - k->k0) + c % 2) * TILE_PACK;
             __mmask16 m = tile_lanes(b->d - c / 2 * 16);
             __m512i row[16];
             for (int64_t r = 0; r < 16; r++) row[r] = _mm512_castps_si512(sums_row(tile, r));
@@ -336,8 +335,8 @@ void attention_amx_bwd(const Node *n, const Seq *s, int64_t head, int64_t end, f
                        .ldk = ldk};
         pack_queries(&b, f32(n->in[Q]) + at, f32(n->out[0]->grad) + at, f32(n->out[0]) + at, ldq,
                      f32(n->saved[0]) + s->q_at * H + j, H);
-        for (int64_t from = 0; from < b.strips_k; from += b.block_k) {
-            Block k = {.k0 = from, .k1 = min64(from + b.block_k, b.strips_k)};
+        for (int64_t from = 0; from < b.strips_k; from += BLOCK_K) {
+            Block k = {.k0 = from, .k1 = min64(from + BLOCK_K, b.strips_k)};
             bwd_block(&b, &k, &g);
         }
     }
