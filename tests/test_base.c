@@ -303,9 +303,35 @@ static void test_tensor(void **state) {
     arena_close(&a);
 }
 
+/* Pages become resident when they are touched, huge ones whole; nothing else counts. */
+static void test_resident(void **state) {
+    (void)state;
+    enum { BYTES = 24 << 20 };
+    Arena a;
+    Err e;
+    assert_int_equal(arena_open(&a, (size_t)1 << 30, &e), 0);
+    assert_int_equal(arena_resident(&a, 0), 0);
+    assert_true(arena_resident(&a, 1) > 0 && arena_resident(&a, BYTES) >= BYTES);
+    assert_true(arena_resident(&a, BYTES) <= BYTES + ((size_t)32 << 20));
+    assert_int_equal(arena_resident(&a, a.cap), a.cap);
+    size_t before = mem_resident();
+    memset(arena_push(&a, BYTES), 1, BYTES);
+    size_t grown = mem_resident() - before;
+#ifndef __SANITIZE_ADDRESS__
+    assert_true(grown > BYTES - ((size_t)1 << 20));
+    assert_true(grown < arena_resident(&a, BYTES) + ((size_t)1 << 20));
+#else
+    (void)grown;
+#endif
+    arena_close(&a);
+    assert_true(mem_peak() >= before + BYTES - ((size_t)1 << 20));
+    assert_true(mem_peak() >= mem_resident());
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_arena),
+        cmocka_unit_test(test_resident),
         cmocka_unit_test(test_heap_and_text),
         cmocka_unit_test(test_err),
         cmocka_unit_test(test_rng_counter),

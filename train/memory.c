@@ -196,7 +196,7 @@ static MemoryPlan plan_of(Session *s, const Config *cfg, const TrainData *data, 
     MemoryPlan p = {.learns = learns_bytes(s, cfg), .together = (int)together};
     p.step = step_bytes(s, data, cfg, &p, taken);
     p.other = other_bytes(s, cfg, p.step);
-    p.base = base_bytes(s, cfg, data, taken);
+    p.base = p.whole = base_bytes(s, cfg, data, taken);
     p.peak = max_size(p.base + p.learns + p.step + p.other, s->peak_before);
     mem_free(taken);
     return p;

@@ -7,12 +7,14 @@
 
 /* Bytes that are resident at the run's peak, mapped pages included. */
 typedef struct MemoryPlan {
-    size_t base;   /* of the mapped base: what some step reads */
+    size_t base;   /* of the mapped base: what some step reads, or what of that stays (see room) */
     size_t learns; /* weights, gradients and moments of what learns */
     size_t step;   /* activations, their gradients and the ops' scratch, in the largest step */
     size_t other;  /* the process, tokenizer and rows, tables, buffers of BLAS and of writing */
     size_t peak;
-    int together; /* micro-batches that go through a layer while it is there (s->together, if set) */
+    size_t whole; /* of the mapped base: what some step reads */
+    int together; /* micro-batches that go through a layer while it is there (s->together, if set)
+                   */
     size_t room;  /* what the base's layers may take of memory, where they are streamed; else 0 */
     int64_t run_steps, run_tokens; /* of the whole run */
 } MemoryPlan;

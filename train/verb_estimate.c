@@ -96,7 +96,7 @@ static Work count_work(const Session *s, const Config *cfg, int64_t length) {
 /* ---- time ---- */
 
 /* Of the rate of its products alone, what a whole step reaches. */
-static const double STEP_SHARE = 0.6;
+static const double STEP_SHARE = 0.5;
 static const double MEASURE_SECONDS = 0.25;
 
 /* Operations per second of a linear op as the run would use it, after a first one to warm up. */
@@ -169,6 +169,11 @@ static void tell(const Config *cfg, const MemoryPlan *p, const Work *w, const Di
     progress_say(NULL, "memory       base %.2f + learns %.2f + step %.2f + else %.2f = %.2f %s",
                  (double)p->base / u.bytes, (double)p->learns / u.bytes, (double)p->step / u.bytes,
                  (double)p->other / u.bytes, (double)p->peak / u.bytes, u.name);
+    if (p->room)
+        progress_say(NULL,
+                     "             the base has %.2f: what does not stay is read from disk for "
+                     "every %d micro-batches, and on the way back",
+                     (double)p->whole / u.bytes, p->together);
     progress_say(NULL, "disk         base.h5 %.2f, %s %.2f, a checkpoint %.2f %s",
                  (double)d->base / u.bytes, strcmp(cfg->adapter, "none") ? "adapter" : "model",
                  (double)d->result / u.bytes, (double)d->checkpoint / u.bytes, u.name);
@@ -188,18 +193,32 @@ static void tell(const Config *cfg, const MemoryPlan *p, const Work *w, const Di
 
 static json_t *as_json(const MemoryPlan *p, const Work *w, const Disk *d, double rate,
                        double per_token) {
-    return json_pack(
-        "{s:I, s:I, s:I, s:I, s:I, s:I, s:{s:I, s:I, s:I}, s:{s:f, s:f}, s:{s:I, s:I, s:I}, s:f, "
-        "s:f, s:I, s:I, s:f}",
-        "peak_memory_bytes", (json_int_t)p->peak, "base_bytes", (json_int_t)p->base,
-        "trainable_bytes", (json_int_t)p->learns, "step_bytes", (json_int_t)p->step, "other_bytes",
-        (json_int_t)p->other, "disk_bytes", (json_int_t)d->all, "disk", "base", (json_int_t)d->base,
-        "result", (json_int_t)d->result, "checkpoint", (json_int_t)d->checkpoint, "flops_per_token",
-        "forward", w->forward, "step", w->step, "parameters", "total", (json_int_t)w->total,
-        "active", (json_int_t)w->active, "trainable", (json_int_t)w->trainable,
-        "products_flops_per_second", rate, "seconds_per_token", per_token, "steps",
-        (json_int_t)p->run_steps, "tokens", (json_int_t)p->run_tokens, "seconds",
-        (double)p->run_tokens * per_token);
+    const struct {
+        const char *key;
+        int64_t value;
+    } whole[] = {
+        {"peak_memory_bytes", (int64_t)p->peak},
+        {"base_bytes", (int64_t)p->base},
+        {"base_file_bytes", (int64_t)p->whole},
+        {"trainable_bytes", (int64_t)p->learns},
+        {"step_bytes", (int64_t)p->step},
+        {"other_bytes", (int64_t)p->other},
+        {"disk_bytes", d->all},
+    };
+    json_t *all = json_pack("{s:b, s:{s:I, s:I, s:I}, s:{s:f, s:f}, s:{s:I, s:I, s:I}, s:f, s:f}",
+                            "streams_base", p->room != 0, "disk", "base", (json_int_t)d->base,
+                            "result", (json_int_t)d->result, "checkpoint",
+                            (json_int_t)d->checkpoint, "flops_per_token", "forward", w->forward,
+                            "step", w->step, "parameters", "total", (json_int_t)w->total, "active",
+                            (json_int_t)w->active, "trainable", (json_int_t)w->trainable,
+                            "products_flops_per_second", rate, "seconds_per_token", per_token);
+    for (size_t i = 0; i < COUNT_OF(whole); i++)
+        json_object_set_new(all, whole[i].key, json_integer((json_int_t)whole[i].value));
+    if (!p->run_steps) return all;
+    json_object_set_new(all, "steps", json_integer((json_int_t)p->run_steps));
+    json_object_set_new(all, "tokens", json_integer((json_int_t)p->run_tokens));
+    json_object_set_new(all, "seconds", json_real((double)p->run_tokens * per_token));
+    return all;
 }
 
 /* ---- the verb ---- */
