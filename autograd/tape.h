@@ -9,8 +9,8 @@ enum { DEV_CPU, DEV_CUDA, DEV_COUNT };
 enum { NODE_IN = 8, NODE_OUT = 4, NODE_SAVED = 4, NODE_ATTR = 96 };
 
 /* compute: f32 multiplies in float32; bf16 rounds both operands of every product of a linear,
- * grouped or head op to bfloat16 once and accumulates in float32. Attention scores, router,
- * norms, softmax and loss are float32 in both. */
+ * grouped or head op (and, on machines with AMX, of attention) to bfloat16 once and accumulates in
+ * float32. Attention scores, router, norms, softmax and loss are float32 in both. */
 typedef enum Compute { COMPUTE_F32, COMPUTE_BF16 } Compute;
 
 typedef struct Tape Tape;
