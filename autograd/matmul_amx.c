@@ -2,16 +2,16 @@
  *
  * Both directions are one walk. The weight is met block by block (32 rows x 64 columns): forward
  * along a panel, backward down a column of blocks; then the low-rank factor, opened in the same
- * way. Some blocks make a chunk of about 256 along the inner side. A chunk is opened to tiles of
- * bfloat16 in scratch (16 KB, the first level cache holds it), every tile of tokens is multiplied
- * with it, and meanwhile the next chunk is opened into the other half of the scratch, a few lines
- * after each pair of tile products: the vector units and the tile unit work at the same time, and
- * memory is read all the time. Sums wait in scratch between the chunks.
+ * way. Some blocks make a chunk. A chunk is opened to tiles of bfloat16 in scratch that the first
+ * level cache holds, every tile of tokens is multiplied with it, and meanwhile the next chunk is
+ * opened into the other half of the scratch, a few lines after each pair of tile products: the
+ * vector units and the tile unit work at the same time, and memory is read all the time. Sums wait
+ * in scratch between the chunks.
  *
  * Two accumulators and one tile of each operand are live at a time: where the core's other thread
  * belongs to somebody else, more tile registers than that make the unit stall. Weights are cold
  * (no cache holds a model), so what is read later is prefetched. Tokens go in groups of at most
- * TOKENS_MAX, whose tiles stay in the second level cache. */
+ * TASK_TOKENS, whose tiles stay in the second level cache. */
 #include "amx.h"
 #include "matmul_kernels.h"
 #include "quant/avx512.h"
@@ -19,20 +19,17 @@
 #include "weight.h"
 
 enum {
-    STEPS_MAX = 12,   /* tiles along the inner side of a chunk */
-    TOKENS_MAX = 256, /* tokens that share an opened chunk */
-    TILES_MAX = TOKENS_MAX / TILE_TOKENS,
-    FEW_TILES = 4, /* of tokens: so few that reading weights takes longer than multiplying */
+    TILES_MAX = 256 / TILE_TOKENS, /* of tokens that share an opened chunk */
+    FEW_TILES = 4,  /* of tokens: so few that reading weights takes longer than multiplying */
+    STEPS_MAX = 12, /* tiles along the inner side of a chunk */
     HALF_BYTES = STEPS_MAX * 2 * TILE_BYTES /* 32 rows of y, or 32 columns of dx, of a chunk */
 };
 
 typedef struct Scratch {
-    char chunk[2][2 * HALF_BYTES];         /* opened weights: [this or next][half] */
-    float sums[2 * TILES_MAX][2][16 * 16]; /* [half, token tile][accumulator] */
+    char opened[2][2 * HALF_BYTES];        /* [this chunk or the next][half] */
+    float sums[2 * TILES_MAX][2][16 * 16]; /* [half, tile of tokens][accumulator] */
     float block[PANEL_ROWS * BLOCK_COLS];  /* what weight_open gives */
 } Scratch;
-
-/* ---- the walk over a stored matrix ---- */
 
 /* Blocks of a matrix in the order in which they are met. */
 typedef struct Walk {
@@ -43,17 +40,26 @@ typedef struct Walk {
     int64_t ld;                 /* plain formats */
     int64_t rows, cols;         /* of the matrix, from the first block on */
     int64_t row_step, col_step; /* from a block to the next */
-    const Tensor *w;            /* formats without an opener: weight_open's, */
-    int64_t row, col;           /* from here */
 } Walk;
 
-AMX_INLINE Block block_at(const Walk *w, int64_t b) {
-    return (Block){.bytes = w->first + b * w->step,
-                   .tail = w->tail ? w->tail + b * w->tail_step : NULL,
-                   .ld = w->ld,
-                   .rows = (int)(w->rows - b * w->row_step),
-                   .cols = (int)(w->cols - b * w->col_step)};
-}
+typedef struct Job {
+    Walk weight, low_rank;
+    int64_t low_rank_at; /* blocks before the low-rank ones: the tokens may have tiles for more
+                          * than there are */
+    const Tensor *w;     /* for weight_open, */
+    int64_t row, col;    /* which starts here */
+    const Packed *tokens;
+    float *out; /* of token 0 */
+    int64_t ld;
+    int n;          /* columns of it */
+    bool back, add; /* add: to what out holds */
+    Scratch *scratch;
+} Job;
+
+static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* ---- opening blocks ---- */
 
 /* What distinguishes the formats; constants to the compiler. */
 typedef struct Format {
@@ -64,55 +70,55 @@ typedef struct Format {
     bool slow;       /* no opener: blocks go through weight_open */
 } Format;
 
-/* The i-th sixteenth of a block that is met a few blocks later (perhaps by another task) is asked
- * of memory. The address need not exist. */
-AMX_INLINE void prefetch_line(const Format *f, const Walk *w, int64_t b, int i) {
-    int64_t ahead = f->value_bytes == 4 ? 1 : 2;
-    uintptr_t p = (uintptr_t)w->first +
-                  (uintptr_t)(b + ahead < w->count ? (b + ahead) * w->step
-                                                   : w->after + (b + ahead - w->count) * w->step);
-    for (int at = i * 64; at < f->block_bytes; at += LINES * 64) {
-        _mm_prefetch((const char *)(p + (uintptr_t)at), _MM_HINT_T0);
-    }
-    for (int r = 0; r < 2 && f->value_bytes; r++) {
-        for (int at = 0; at < BLOCK_COLS * f->value_bytes; at += 64) {
-            _mm_prefetch((const char *)(p + (uintptr_t)((2 * i + r) * w->ld + at)), _MM_HINT_T0);
-        }
+/* Lines that are being opened: lines i.. of block b, and so on, `left` in all. */
+typedef struct Opening {
+    Block block;
+    const char *ahead; /* where a block stands that is met later: to be prefetched */
+    char *to;          /* where the block's tiles are made */
+    int64_t b;
+    int i, left;
+} Opening;
+
+AMX_INLINE Block block_at(const Walk *w, int64_t b) {
+    return (Block){.bytes = w->first + b * w->step,
+                   .tail = w->tail ? w->tail + b * w->tail_step : NULL,
+                   .ld = w->ld,
+                   .rows = (int)(w->rows - b * w->row_step),
+                   .cols = (int)(w->cols - b * w->col_step)};
+}
+
+/* A block that is met n blocks after block b, perhaps by the next task. It need not exist. */
+AMX_INLINE const char *ahead_of(const Walk *w, int64_t b, int64_t n) {
+    int64_t at = b + n < w->count ? (b + n) * w->step : w->after + (b + n - w->count) * w->step;
+    return (const char *)((uintptr_t)w->first + (uintptr_t)at);
+}
+AMX_INLINE void prefetch(const char *ahead, int64_t at) {
+    _mm_prefetch((const char *)((uintptr_t)ahead + (uintptr_t)at), _MM_HINT_T0);
+}
+/* The i-th sixteenth of the block ahead. */
+AMX_INLINE void prefetch_line(const Opening *o, const Format *f) {
+    const int whole = f->block_bytes / (LINES * 64), rest = f->block_bytes % (LINES * 64);
+    for (int k = 0; k < whole; k++) prefetch(o->ahead, (k * LINES + o->i) * 64);
+    if (o->i * 64 < rest) prefetch(o->ahead, (whole * LINES + o->i) * 64);
+    for (int at = 0; at < BLOCK_COLS * f->value_bytes; at += 64) {
+        prefetch(o->ahead, 2 * o->i * o->block.ld + at);
+        prefetch(o->ahead, (2 * o->i + 1) * o->block.ld + at);
     }
 }
 
 /* A block of a format without an opener, as plain rows of float32. */
-static Block open_slowly(const Walk *w, int64_t b, float *block) {
+static Block block_slowly(const Job *j, int64_t b) {
+    const Walk *w = &j->weight;
     int64_t row = b * w->row_step, col = b * w->col_step;
-    int rows = (int)(w->rows - row), cols = (int)(w->cols - col);
-    for (int r = 0; r < rows && r < PANEL_ROWS; r++) {
-        weight_open(w->w, w->row + row + r, w->col + col, cols < BLOCK_COLS ? cols : BLOCK_COLS,
-                    block + r * BLOCK_COLS);
+    int64_t rows = least(w->rows - row, PANEL_ROWS), cols = least(w->cols - col, BLOCK_COLS);
+    float *block = j->scratch->block;
+    for (int64_t r = 0; r < rows; r++) {
+        weight_open(j->w, j->row + row + r, j->col + col, cols, block + r * BLOCK_COLS);
     }
-    return (Block){.bytes = (const char *)block, .ld = BLOCK_COLS * 4, .rows = rows, .cols = cols};
+    return (Block){(const char *)block, NULL, BLOCK_COLS * 4, (int)rows, (int)cols};
 }
 
-/* ---- one task ---- */
-
-typedef struct Job {
-    Walk weight, low_rank;
-    int64_t low_rank_at; /* blocks before the low-rank ones: as many as the tokens have tiles for */
-    const Packed *tokens;
-    float *out; /* of token 0 */
-    int64_t ld;
-    int n; /* columns of it */
-    bool add;
-    Scratch *scratch;
-} Job;
-
-/* Lines that are being opened: [line, end) of the walk, counted over all blocks. */
-typedef struct Opening {
-    int64_t line, end;
-    char *to;
-    Block block;
-} Opening;
-
-/* Rows of left operands: a tile has 16 rows of one half of the block. */
+/* Line i of a block as rows of left operands: a tile has 16 rows of one half. */
 AMX_INLINE void put_left(const Line *v, char *to, int i) {
     char *row = to + i * 128;
     for (int h = 0; h < 2; h++) {
@@ -120,7 +126,7 @@ AMX_INLINE void put_left(const Line *v, char *to, int i) {
         _mm512_store_si512(row + h * 2 * TILE_BYTES + 64, v->half[1][h]);
     }
 }
-/* Row i of right operands: pairs of rows of 16 columns each. */
+/* As row i of right operands: a tile has pairs of rows of 16 columns. */
 AMX_INLINE void put_right(const Line *v, char *to, int i) {
     for (int h = 0; h < 2; h++) {
         char *row = to + h * HALF_BYTES + i * 64;
@@ -128,34 +134,49 @@ AMX_INLINE void put_right(const Line *v, char *to, int i) {
         _mm512_store_si512(row + TILE_BYTES, _mm512_unpackhi_epi16(v->half[0][h], v->half[1][h]));
     }
 }
+AMX_INLINE void put_line(const Line *v, char *to, int i, bool back) {
+    if (back)
+        put_right(v, to, i);
+    else
+        put_left(v, to, i);
+}
+/* What a block takes of the inner side, in tiles, and of each half of a chunk, in bytes. */
+AMX_INLINE int64_t block_steps(bool back) { return back ? 1 : 2; }
+AMX_INLINE int64_t block_opened(bool back) { return block_steps(back) * 2 * TILE_BYTES; }
 
-/* The next n lines (a power of two up to 16, so that they are of one block). */
-AMX_INLINE void open_lines(const Job *j, Opening *o, int n, bool back, const Format *f,
-                           __m512 values) {
-    int64_t b = o->line / LINES;
-    int i = (int)(o->line % LINES);
-    bool low_rank = b >= j->weight.count;
-    if (i == 0) {
-        o->block = low_rank  ? block_at(&j->low_rank, b - j->low_rank_at)
-                   : f->slow ? open_slowly(&j->weight, b, j->scratch->block)
-                             : block_at(&j->weight, b);
-        if (low_rank && b < j->low_rank_at) o->block.rows = 0;
-    }
-    for (int end = i + n; i < end; i++) {
-        Line v = low_rank ? open_f32(&o->block, i, values) : f->open(&o->block, i, values);
-        if (back)
-            put_right(&v, o->to, i);
-        else
-            put_left(&v, o->to, i);
-        if (!low_rank && !f->slow) prefetch_line(f, &j->weight, b, i);
-    }
-    o->line += n;
-    if (i == LINES) o->to += back ? 2 * TILE_BYTES : 4 * TILE_BYTES;
+AMX_INLINE void start_block(const Job *j, Opening *o, const Format *f) {
+    o->block = f->slow ? block_slowly(j, o->b) : block_at(&j->weight, o->b);
+    o->ahead = ahead_of(&j->weight, o->b, f->value_bytes == 4 ? 1 : 2);
 }
 
-/* Sums of a tile of tokens over a chunk; after each step some lines of the next one are opened. */
+/* The next n lines, all of one block. */
+AMX_INLINE void open_lines(const Job *j, Opening *o, int n, bool back, const Format *f,
+                           __m512 values) {
+    o->left -= n;
+    if (o->i == 0) start_block(j, o, f);
+    for (int end = o->i + n; o->i < end; o->i++) {
+        Line v = f->open(&o->block, o->i, values);
+        put_line(&v, o->to, o->i, back);
+        if (!f->slow) prefetch_line(o, f);
+    }
+    if (o->i < LINES) return;
+    o->i = 0;
+    o->b++;
+    o->to += block_opened(back);
+}
+
+AMX_INLINE void open_all(const Job *j, Opening *o, bool back, const Format *f) {
+    __m512 values = _mm512_loadu_ps(f->values);
+    while (o->left) open_lines(j, o, LINES - o->i, back, f, values);
+}
+
+/* Adds to the sums (tile registers 0 and 1) the products of a tile of tokens with half a chunk.
+ * After each step some lines of the next chunk are opened: a power of two, so that they are of one
+ * block. */
 AMX_INLINE void multiply(const Job *j, const char *weights, const char *tokens, int64_t steps,
-                         Opening *o, int lines, bool back, const Format *f, __m512 values) {
+                         Opening *next, int lines, bool back, const Format *f) {
+    __m512 values = _mm512_loadu_ps(f->values);
+    Opening o = *next;
     for (int64_t s = 0; s < steps; s++) {
         AMX_LOAD(3, tokens + s * TILE_BYTES, 64);
         AMX_LOAD(2, weights + s * 2 * TILE_BYTES, 64);
@@ -168,9 +189,57 @@ AMX_INLINE void multiply(const Job *j, const char *weights, const char *tokens, 
             AMX_ADD(1, 3, 2);
         else
             AMX_ADD(1, 2, 3);
-        if (o->line < o->end) open_lines(j, o, lines, back, f, values);
+        if (o.left) open_lines(j, &o, lines, back, f, values);
     }
+    *next = o;
 }
+
+/* ---- one copy per format and direction ---- */
+
+typedef struct Kernel {
+    void (*open)(const Job *, Opening *);
+    void (*multiply)(const Job *, const char *weights, const char *tokens, int64_t steps,
+                     Opening *next, int lines);
+} Kernel;
+
+enum {
+#define X(name, bytes, tail, turned) BLOCK_BYTES_##name = bytes,
+    PACKED_DTYPES(X)
+#undef X
+#define X(name, n, bytes, st) BLOCK_BYTES_##name = 0, VALUE_BYTES_##name = bytes,
+        PLAIN_DTYPES(X)
+#undef X
+#define X(name, ...) VALUE_BYTES_##name = 0,
+            PACKED_DTYPES(X)
+#undef X
+};
+
+#define KERNEL(name, back, ...)                                                                    \
+    AMX_TARGET static void open_##name(const Job *j, Opening *o) {                                 \
+        open_all(j, o, back, &(Format){__VA_ARGS__});                                              \
+    }                                                                                              \
+    AMX_TARGET static void multiply_##name(const Job *j, const char *weights, const char *tokens,  \
+                                           int64_t steps, Opening *next, int lines) {              \
+        multiply(j, weights, tokens, steps, next, lines, back, &(Format){__VA_ARGS__});            \
+    }
+#define KERNELS(name, ...)                                                                         \
+    KERNEL(name##_forward, false, __VA_ARGS__)                                                     \
+    KERNEL(name##_backward, true, __VA_ARGS__)
+#define X(name, values)                                                                            \
+    KERNELS(name, open_##name, values, VALUE_BYTES_##name, BLOCK_BYTES_##name, false)
+AVX512_FORMATS(X)
+#undef X
+KERNELS(slow, open_f32, INT4_VALUE, 0, 0, true)
+
+static const Kernel kernels[DT_COUNT][2] = {
+#define X(name, values)                                                                            \
+    [DT_##name] = {{open_##name##_forward, multiply_##name##_forward},                             \
+                   {open_##name##_backward, multiply_##name##_backward}},
+    AVX512_FORMATS(X)
+#undef X
+};
+static const Kernel slow_kernels[2] = {{open_slow_forward, multiply_slow_forward},
+                                       {open_slow_backward, multiply_slow_backward}};
 
 /* ---- results ---- */
 
@@ -213,133 +282,139 @@ AMX_INLINE void put_rows(const float *sums, float *out, int64_t ld, int tokens, 
 }
 
 /* The sums of a tile of tokens, 32 columns of y or of one half of dx, where they belong. */
-AMX_INLINE void put_sums(const Job *j, float (*sums)[16 * 16], int64_t tile, int half, bool back) {
-    int64_t t = tile * TILE_TOKENS, left = j->tokens->m - t;
-    int tokens = left < TILE_TOKENS ? (int)left : TILE_TOKENS;
+AMX_TARGET static void put_sums(const Job *j, float (*sums)[16 * 16], int64_t tile, int half) {
+    int64_t t = tile * TILE_TOKENS;
+    int tokens = (int)least(TILE_TOKENS, j->tokens->m - t);
     for (int q = 0; q < 2; q++) {
         int column = half * 32 + q * 16;
         float *out = j->out + t * j->ld + column;
         if (column >= j->n) return;
-        if (back)
+        if (j->back)
             put_rows(sums[q], out, j->ld, tokens, j->n - column, j->add);
         else
             put_transposed(sums[q], out, j->ld, tokens, j->n - column);
     }
 }
 
-/* Token tiles [from, from + tiles). */
-AMX_INLINE void run_tokens(const Job *j, int64_t from, int64_t tiles, bool back, const Format *f) {
-    __m512 values = _mm512_loadu_ps(f->values);
-    const int64_t block_steps = back ? 1 : 2, halves = back ? 2 : 1;
-    int64_t chunk_blocks = tiles <= FEW_TILES ? 2 : back ? 8 : 4;
+/* ---- the loops ---- */
+
+/* Blocks [first, end) of all of them, low-rank ones included. */
+typedef struct Chunk {
+    int64_t first, end;
+    char *opened;
+    bool first_of_all, last_of_all;
+} Chunk;
+
+/* Chunk c of n; what comes behind the last one is empty. */
+static Chunk chunk_at(const Job *j, int64_t c, int64_t n) {
     int64_t blocks = j->low_rank_at + j->low_rank.count;
-    int64_t chunks = (blocks + chunk_blocks / 2) / chunk_blocks;
-    if (chunks == 0) chunks = 1;
-    Opening o = {.end = blocks / chunks * LINES, .to = j->scratch->chunk[0]};
-    while (o.line < o.end) open_lines(j, &o, LINES, back, f, values);
-    for (int64_t c = 0; c < chunks; c++) {
-        int64_t first = blocks * c / chunks, next = blocks * (c + 1) / chunks;
-        int64_t step = first * block_steps, steps = next * block_steps - step;
-        if (steps > j->tokens->n_k - step) steps = j->tokens->n_k - step;
-        o.end = (c + 1 < chunks ? blocks * (c + 2) / chunks : next) * LINES;
-        o.to = j->scratch->chunk[(c + 1) % 2];
-        int lines = 1;
-        while (lines < LINES && lines * steps * tiles * halves < o.end - o.line) lines *= 2;
-        for (int64_t h = 0; h < halves; h++) {
-            const char *weights = j->scratch->chunk[c % 2] + h * HALF_BYTES;
-            for (int64_t t = 0; t < tiles; t++) {
-                float(*sums)[16 * 16] = j->scratch->sums[h * TILES_MAX + t];
-                if (c == 0) {
-                    AMX_ZERO(0);
-                    AMX_ZERO(1);
-                } else {
-                    AMX_LOAD(0, sums[0], 64);
-                    AMX_LOAD(1, sums[1], 64);
-                }
-                multiply(j, weights, packed_tile(j->tokens, from + t, step), steps, &o, lines, back,
-                         f, values);
-                if (c + 1 == chunks && t)
-                    put_sums(j, j->scratch->sums[h * TILES_MAX + t - 1], from + t - 1, (int)h,
-                             back);
-                AMX_STORE(0, sums[0], 64);
-                AMX_STORE(1, sums[1], 64);
-                if (c + 1 == chunks && t + 1 == tiles) put_sums(j, sums, from + t, (int)h, back);
-            }
+    return (Chunk){least(blocks * c / n, blocks), least(blocks * (c + 1) / n, blocks),
+                   j->scratch->opened[c % 2], c == 0, c + 1 == n};
+}
+
+/* Opens the low-rank blocks of a chunk (zeros, where there is no such block) and leaves the rest to
+ * be opened. */
+AMX_TARGET static Opening start_opening(const Job *j, const Chunk *c) {
+    for (int64_t b = c->first; b < c->end; b++) {
+        if (b < j->weight.count) continue;
+        Block block = block_at(&j->low_rank, b - j->low_rank_at);
+        if (b < j->low_rank_at) block.rows = 0;
+        for (int i = 0; i < LINES; i++) {
+            Line v = open_f32(&block, i, _mm512_setzero_ps());
+            put_line(&v, c->opened + (b - c->first) * block_opened(j->back), i, j->back);
         }
-        while (o.line < o.end) open_lines(j, &o, lines, back, f, values);
+    }
+    int64_t blocks = least(c->end, j->weight.count) - c->first;
+    return (Opening){.to = c->opened, .b = c->first, .left = blocks > 0 ? (int)blocks * LINES : 0};
+}
+
+/* Lines to be opened after each of so many steps. */
+static int lines_per_step(const Opening *o, int64_t steps) {
+    int lines = 1;
+    while (lines < LINES && lines * steps < o->left) lines *= 2;
+    return lines;
+}
+
+/* A chunk times token tiles [from, from + tiles). Results go out one tile late: by then the sums
+ * have reached the cache, and the next products are under way. */
+AMX_TARGET static void run_chunk(const Job *j, const Kernel *k, const Chunk *c, int64_t from,
+                                 int64_t tiles, Opening *next) {
+    int64_t halves = j->back ? 2 : 1, step = c->first * block_steps(j->back);
+    int64_t steps = least(c->end * block_steps(j->back), j->tokens->n_k) - step;
+    int lines = lines_per_step(next, steps * halves * tiles);
+    for (int h = 0; h < halves; h++) {
+        float(*sums)[2][16 * 16] = j->scratch->sums + h * TILES_MAX;
+        for (int64_t t = 0; t < tiles; t++) {
+            if (c->first_of_all) {
+                AMX_ZERO(0);
+                AMX_ZERO(1);
+            } else {
+                AMX_LOAD(0, sums[t][0], 64);
+                AMX_LOAD(1, sums[t][1], 64);
+            }
+            k->multiply(j, c->opened + h * HALF_BYTES, packed_tile(j->tokens, from + t, step),
+                        steps, next, lines);
+            if (c->last_of_all && t > 0) put_sums(j, sums[t - 1], from + t - 1, h);
+            AMX_STORE(0, sums[t][0], 64);
+            AMX_STORE(1, sums[t][1], 64);
+        }
+        if (c->last_of_all) put_sums(j, sums[tiles - 1], from + tiles - 1, h);
     }
 }
 
-AMX_INLINE void run(const Job *j, bool back, const Format *f) {
-    int64_t tiles = (j->tokens->m + TILE_TOKENS - 1) / TILE_TOKENS;
-    int64_t groups = (tiles + TILES_MAX - 1) / TILES_MAX;
+static void run_tiles(const Job *j, const Kernel *k, int64_t from, int64_t tiles) {
+    int64_t blocks = j->low_rank_at + j->low_rank.count;
+    int64_t wanted = tiles <= FEW_TILES ? 2 : j->back ? 8 : 4; /* blocks in a chunk */
+    int64_t chunks = blocks < wanted ? 1 : (blocks + wanted / 2) / wanted;
+    Chunk chunk = chunk_at(j, 0, chunks);
+    Opening opening = start_opening(j, &chunk);
+    k->open(j, &opening);
+    for (int64_t c = 0; c < chunks; c++) {
+        Chunk next = chunk_at(j, c + 1, chunks);
+        opening = start_opening(j, &next);
+        run_chunk(j, k, &chunk, from, tiles, &opening);
+        k->open(j, &opening);
+        chunk = next;
+    }
+}
+
+static void run(const Job *j) {
+    DType d = j->w->dtype;
+    const Kernel *k = (kernels[d][0].open ? kernels[d] : slow_kernels) + j->back;
+    int64_t tiles = ceil_div(j->tokens->m, TILE_TOKENS), groups = ceil_div(tiles, TILES_MAX);
     for (int64_t g = 0; g < groups; g++) {
         int64_t from = tiles * g / groups;
-        run_tokens(j, from, tiles * (g + 1) / groups - from, back, f);
+        run_tiles(j, k, from, tiles * (g + 1) / groups - from);
     }
 }
 
-/* ---- one copy per format ---- */
-
-typedef struct Run {
-    void (*forward)(const Job *), (*backward)(const Job *);
-} Run;
-
-enum {
-#define X(name, bytes, tail, turned) BLOCK_BYTES_##name = bytes,
-    PACKED_DTYPES(X)
-#undef X
-#define X(name, n, bytes, st) BLOCK_BYTES_##name = 0, VALUE_BYTES_##name = bytes,
-        PLAIN_DTYPES(X)
-#undef X
-#define X(name, ...) VALUE_BYTES_##name = 0,
-            PACKED_DTYPES(X)
-#undef X
-};
-
-#define RUNS(name, ...)                                                                            \
-    AMX_TARGET static void forward_##name(const Job *j) { run(j, false, &(Format){__VA_ARGS__}); } \
-    AMX_TARGET static void backward_##name(const Job *j) { run(j, true, &(Format){__VA_ARGS__}); }
-#define X(name, values)                                                                            \
-    RUNS(name, open_##name, values, VALUE_BYTES_##name, BLOCK_BYTES_##name, false)
-AVX512_FORMATS(X)
-#undef X
-RUNS(slow, open_f32, INT4_VALUE, 0, 0, true)
-
-static const Run run_of[DT_COUNT] = {
-#define X(name, values) [DT_##name] = {forward_##name, backward_##name},
-    AVX512_FORMATS(X)
-#undef X
-};
-
-static Run run_for(DType d) {
-    return run_of[d].forward ? run_of[d] : (Run){forward_slow, backward_slow};
-}
-
-static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+/* ---- tasks ---- */
 
 static void forward(const ForwardTask *t, void *scratch) {
-    int64_t cols = tensor_cols(t->w);
     const DTypeInfo *d = &dtype_info[t->w->dtype];
-    Job j = {.tokens = t->x, .out = t->y, .ld = t->ldy, .n = t->n, .scratch = scratch};
-    j.weight = (Walk){.count = ceil_div(cols, BLOCK_COLS),
-                      .rows = t->n,
-                      .cols = cols,
-                      .col_step = BLOCK_COLS,
-                      .w = t->w,
-                      .row = t->row};
+    int64_t cols = tensor_cols(t->w);
+    Job j = {.w = t->w,
+             .row = t->row,
+             .tokens = t->x,
+             .out = t->y,
+             .ld = t->ldy,
+             .n = t->n,
+             .scratch = scratch};
+    Walk *w = &j.weight;
+    *w = (Walk){
+        .count = ceil_div(cols, BLOCK_COLS), .rows = t->n, .cols = cols, .col_step = BLOCK_COLS};
     if (d->packed) {
-        j.weight.first = t->panel;
-        j.weight.step = d->packed->block_bytes;
-        j.weight.tail = j.weight.first + j.weight.count * j.weight.step;
-        j.weight.after = panel_bytes(t->w->dtype, cols);
+        w->first = t->panel;
+        w->step = d->packed->block_bytes;
+        w->tail = w->first + w->count * w->step;
+        w->after = panel_bytes(t->w->dtype, cols);
     } else {
-        j.weight.ld = cols * d->block_bytes;
-        j.weight.first = (const char *)t->w->data + t->row * j.weight.ld;
-        j.weight.step = BLOCK_COLS * d->block_bytes;
-        j.weight.after = PANEL_ROWS * j.weight.ld;
+        w->ld = cols * d->block_bytes;
+        w->first = (const char *)t->w->data + t->row * w->ld;
+        w->step = BLOCK_COLS * d->block_bytes;
+        w->after = PANEL_ROWS * w->ld;
     }
-    j.low_rank_at = j.weight.count;
+    j.low_rank_at = w->count;
     if (t->b) {
         j.low_rank = (Walk){.first = (const char *)t->b,
                             .count = ceil_div(t->R, BLOCK_COLS),
@@ -349,34 +424,40 @@ static void forward(const ForwardTask *t, void *scratch) {
                             .cols = t->R,
                             .col_step = BLOCK_COLS};
     }
-    run_for(t->w->dtype).forward(&j);
+    run(&j);
 }
 
 static void backward(const BackwardTask *t, void *scratch) {
-    int64_t cols = tensor_cols(t->w);
     const DTypeInfo *d = &dtype_info[t->w->dtype];
-    Job j = {
-        .tokens = t->dy, .out = t->dx, .ld = t->lddx, .n = t->n, .add = t->add, .scratch = scratch};
-    j.weight = (Walk){.count = panel_count(t->rows),
-                      .rows = t->rows,
-                      .cols = t->n,
-                      .row_step = PANEL_ROWS,
-                      .w = t->w,
-                      .row = t->row,
-                      .col = t->col};
+    int64_t cols = tensor_cols(t->w);
+    Job j = {.w = t->w,
+             .row = t->row,
+             .col = t->col,
+             .tokens = t->dy,
+             .out = t->dx,
+             .ld = t->lddx,
+             .n = t->n,
+             .back = true,
+             .add = t->add,
+             .scratch = scratch};
+    Walk *w = &j.weight;
+    *w = (Walk){.count = ceil_div(t->rows, PANEL_ROWS),
+                .rows = t->rows,
+                .cols = t->n,
+                .row_step = PANEL_ROWS};
     if (d->packed) {
-        j.weight.first = (const char *)t->panel + t->col / BLOCK_COLS * d->packed->block_bytes;
-        j.weight.step = j.weight.tail_step = panel_bytes(t->w->dtype, cols);
-        j.weight.tail =
-            (const char *)t->panel + ceil_div(cols, BLOCK_COLS) * d->packed->block_bytes;
-        j.weight.after = d->packed->block_bytes;
+        int64_t block = d->packed->block_bytes;
+        w->first = (const char *)t->panel + t->col / BLOCK_COLS * block;
+        w->tail = (const char *)t->panel + ceil_div(cols, BLOCK_COLS) * block;
+        w->step = w->tail_step = panel_bytes(t->w->dtype, cols);
+        w->after = block;
     } else {
-        j.weight.ld = cols * d->block_bytes;
-        j.weight.first = (const char *)t->w->data + t->row * j.weight.ld + t->col * d->block_bytes;
-        j.weight.step = PANEL_ROWS * j.weight.ld;
-        j.weight.after = BLOCK_COLS * d->block_bytes;
+        w->ld = cols * d->block_bytes;
+        w->first = (const char *)t->w->data + t->row * w->ld + t->col * d->block_bytes;
+        w->step = PANEL_ROWS * w->ld;
+        w->after = BLOCK_COLS * d->block_bytes;
     }
-    j.low_rank_at = j.weight.count;
+    j.low_rank_at = w->count;
     if (t->a) {
         j.low_rank_at = t->dy->n_k - t->dy->n_lora;
         j.low_rank = (Walk){.first = (const char *)t->a,
@@ -387,7 +468,7 @@ static void backward(const BackwardTask *t, void *scratch) {
                             .cols = t->n,
                             .row_step = PANEL_ROWS};
     }
-    run_for(t->w->dtype).backward(&j);
+    run(&j);
 }
 
 AMX_TARGET static void begin(void) { amx_begin(); }
