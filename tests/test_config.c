@@ -307,11 +307,6 @@ static void test_clashes_name_both_keys(void **state) {
 
 static void test_not_yet(void **state) {
     (void)state;
-    assert_refused("seed: 1\nload_in_4bit: true\n", "", ":2: base_quantization: nf4",
-                   "not available");
-    assert_refused("adapter: qlora\n", "", "base_quantization: nf4", "not available");
-    assert_refused("base_quantization: {experts: nf4}\n", "", "base_quantization.experts",
-                   "not available");
     assert_refused(NULL, "--device cuda", "device: cuda", "not available");
     assert_refused(NULL, "--use_dora --lora_target_parameters=", "use_dora", "not available");
     assert_refused(NULL, "--router.train bias", "router.train: [bias]", "not available");
@@ -321,9 +316,28 @@ static void test_not_yet(void **state) {
     assert_refused(NULL, "--experts.select hot", "experts.select", "not available");
     assert_refused(NULL, "--optimizer adamw_8bit", "optimizer", "not available");
     assert_refused(NULL, "--gguf_type q4_k", "gguf_type", "not available");
-    Loaded l =
-        load_good(NULL, "--router.aux_loss_coef 0 --base_quantization none --sample_packing false");
+    Loaded l = load_good(NULL, "--router.aux_loss_coef 0 --sample_packing false");
     config_free(&l.cfg);
+}
+
+static void test_base_quantization(void **state) {
+    (void)state;
+    static const char *const nf4[] = {"load_in_4bit: true\n", "adapter: qlora\n",
+                                      "base_quantization: nf4\n"};
+    for (size_t i = 0; i < COUNT_OF(nf4); i++) {
+        Loaded l = load_good(nf4[i], "");
+        assert_string_equal(l.cfg.base_quantization, "nf4");
+        assert_string_equal(l.cfg.adapter, "lora");
+        config_free(&l.cfg);
+    }
+    Loaded l = load_good("base_quantization: {experts: tq4, embeddings: int8}\n", "");
+    assert_string_equal(l.cfg.base_quantization, "none");
+    assert_string_equal(l.cfg.base_quantization_experts, "tq4");
+    assert_string_equal(l.cfg.base_quantization_embeddings, "int8");
+    assert_null(l.cfg.base_quantization_dense);
+    config_free(&l.cfg);
+    assert_refused(NULL, "--adapter none --base_quantization.experts nf4", "adapter",
+                   "base_quantization");
 }
 
 /* ---- the table ---- */
@@ -425,6 +439,7 @@ int main(void) {
         cmocka_unit_test(test_refusals_name_line_and_key),
         cmocka_unit_test(test_clashes_name_both_keys),
         cmocka_unit_test(test_not_yet),
+        cmocka_unit_test(test_base_quantization),
         cmocka_unit_test(test_written_yaml_reads_back),
         cmocka_unit_test(test_table_is_sound),
         cmocka_unit_test(test_help_names_every_key),

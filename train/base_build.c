@@ -107,9 +107,9 @@ static int64_t piece_values(const Work *w) {
 }
 
 static int check_finite(const Work *w, const float *x, int64_t first, int64_t n, Err *e) {
-    float sum = 0; /* x * 0 is 0, or NaN where x is not finite */
-    for (int64_t i = 0; i < n; i++) sum += x[i] * 0;
-    for (int64_t i = 0; i < n && sum != 0; i++) {
+    uint32_t found = 0;
+    for (int64_t i = 0; i < n; i++) found |= (f32_to_bits(x[i]) & 0x7f800000u) == 0x7f800000u;
+    for (int64_t i = 0; i < n && found; i++) {
         if (isfinite(x[i])) continue;
         return err_set(e, "tensor %s holds %s at position %" PRId64 "; the checkpoint is damaged",
                        w->job->model->site[w->site].name, isnan(x[i]) ? "NaN" : "infinity",
