@@ -18,7 +18,7 @@ enum {
     PACK_TOKENS = 64,       /* rows that a thread packs at a time */
     BLOCK_TOKENS = 256,     /* rows that meet w at a time: a core's cache holds their tiles */
     LONG_ROWS = 8192,       /* of w: dy's tiles are too long for that, and meet it slice by slice */
-    SLICE_ROWS = 2048,      /* of w, whole panels */
+    SLICE_ROWS = 1024,      /* of w, whole panels */
     OUTER_COLS = 128,       /* columns of da, rows of db in one task */
     PARALLEL_FROM = 1 << 20 /* multiplications worth waking the other threads for */
 };
@@ -160,10 +160,12 @@ typedef struct Work {
     Blocks groups, blocks, pieces; /* whole; of BLOCK_TOKENS rows at most; of PACK_TOKENS */
     char *tile;                    /* of all groups, one after the other */
     int64_t n_k, n_lora;           /* as in Packed */
-    char *lora;          /* tiles of g, where they do not stand behind those of dy; n_k: of R */
-    const float *a;      /* (E,R,I), turned where it rides along with a turned w */
-    float *turned_a, *g; /* room for it; g (T,R) = dy b */
-    char *own;           /* per thread: the kernels' scratch, then ours */
+    char *lora;      /* tiles of g, where they do not stand behind those of dy; n_k: of R */
+    const float *a;  /* (E,R,I), turned where it rides along with a turned w */
+    float *turned_a; /* room for it */
+    float *turned_x; /* x as w meets it, where rows of x are read more than once */
+    float *g;        /* (T,R) = dy b */
+    char *own;       /* per thread: the kernels' scratch, then ours */
     size_t own_bytes, kernel_bytes;
 } Work;
 
@@ -226,6 +228,8 @@ static size_t lay_out(Work *k, bool own_lx, bool back, char *base) {
         k->lora = take(base, &at, (size_t)(token_tiles * tiles_along(k->R) * TILE_BYTES));
     if (back) k->g = take(base, &at, (size_t)(T * k->R) * sizeof(float));
     if (turn_a) k->turned_a = take(base, &at, (size_t)(k->E * k->R * k->I) * sizeof(float));
+    if (!back && k->turned && k->m->x_row && T > k->m->x_rows)
+        k->turned_x = take(base, &at, (size_t)(k->m->x_rows * k->I) * sizeof(float));
     if (back && k->turned) ours = BLOCK_TOKENS * (size_t)strip_of(k) * sizeof(float);
     if (!back) ours = turning_bytes(k);
     if (!back && own_lx) ours += PACK_TOKENS / TILE_TOKENS * (size_t)x_tiles(k->I) * TILE_BYTES;
@@ -289,6 +293,18 @@ static void turn_a(Work *k) {
     k->a = k->turned_a;
 }
 
+/* x, turned. */
+static const float *turn_x(const Work *k, const float *x) {
+    if (!k->turned_x) return x;
+#pragma omp parallel for schedule(static) if (k->parallel)
+    for (int64_t i = 0; i < k->m->x_rows; i += TILE_TOKENS) {
+        int64_t some = least(TILE_TOKENS, k->m->x_rows - i);
+        memcpy(k->turned_x + i * k->I, x + i * k->I, (size_t)(some * k->I) * sizeof *x);
+        turn_rows(k->turned_x + i * k->I, some, k->I, k->I);
+    }
+    return k->turned_x;
+}
+
 static Work work_open(Tape *t, const Matmul *m, bool own_lx, bool back) {
     Work k = work_of(m);
     CHECK(group_start(&k, 0) == 0 && group_start(&k, k.E) == m->T,
@@ -318,21 +334,22 @@ static void low_rank(const Work *k, const Block *b, const Packed *p, float *h, v
     }
 }
 
-/* Packs the rows of one block of x, and behind them s*h, which is computed here. */
+/* Packs the rows of one block of x, and behind them s*h, which is computed here (of lx; NULL: of
+ * the packed x). */
 static void pack_x(const Work *k, const Block *b, const float *x, const float *lx, float *h) {
     Packed p = packed_of(k, b);
     int64_t n = k->n_k - k->n_lora;
     char *own = my_own(k), *ours = own + k->kernel_bytes;
     if (k->R) h += b->row * k->R;
-    if (k->R && lx != x) {
+    if (k->R && lx) {
         Packed q = {ours + turning_bytes(k), b->n, n, 0};
         pack_rows(&q, 0, n, &(Rows){lx + b->row * k->I, NULL, k->I, 1}, true, NULL);
         low_rank(k, b, &q, h, own);
     }
     const int32_t *at = k->m->x_row ? k->m->x_row + b->row : NULL;
     pack_rows(&p, 0, n, &(Rows){at ? x : x + b->row * k->I, at, k->I, 1}, true,
-              k->turned ? (float *)(void *)ours : NULL);
-    if (k->R && lx == x) low_rank(k, b, &p, h, own);
+              k->turned && !k->turned_x ? (float *)(void *)ours : NULL);
+    if (k->R && !lx) low_rank(k, b, &p, h, own);
     pack_rows(&p, n, k->n_lora, &(Rows){h, NULL, k->R, k->m->s}, true, NULL);
 }
 
@@ -355,8 +372,11 @@ static void multiply_panel(const Work *k, const Block *b, int64_t panel, float *
 void matmul_forward(Tape *t, const Matmul *m, const float *x, const float *lx, float *h, float *y) {
     if (m->T <= 0) return;
     size_t mark = arena_mark(t->step);
-    Work k = work_open(t, m, m->a && lx != x, false);
+    bool own_lx = m->a && lx != x;
+    Work k = work_open(t, m, own_lx, false);
     int64_t panels = panel_count(k.O);
+    x = turn_x(&k, x);
+    if (!own_lx) lx = NULL;
 #pragma omp parallel if (k.parallel)
     {
         k.kernels->begin();

@@ -15,6 +15,7 @@ typedef struct Matmul {
     const int32_t *off;   /* (E+1): rows off[e]..off[e+1]-1 meet w[e]; NULL: all rows meet w */
     int64_t T;            /* rows of y */
     const int32_t *x_row; /* (T): the row of x that row t reads; NULL: t itself */
+    int64_t x_rows;       /* with x_row: rows of x */
     const Tensor *a, *b;  /* f32 (R,I) and (O,R), or (E,R,I) and (E,O,R); NULL: none */
     float s;
 } Matmul;

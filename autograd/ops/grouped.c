@@ -88,6 +88,7 @@ static Matmul matmul_of(const Node *n) {
                     .off = i32(n->in[OFF]),
                     .T = rows_of(n),
                     .x_row = token_of(n),
+                    .x_rows = tensor_rows(n->in[X]),
                     .a = n->in[A],
                     .b = n->in[B],
                     .s = ATTR(n, Attr)->s};

@@ -75,7 +75,7 @@ static void gather_rows(const Tensor *h, Chunk *c) {
 }
 
 static Matmul matmul_of(const Node *n, const Chunk *c) {
-    return (Matmul){.w = n->in[W], .T = c->n, .x_row = c->row};
+    return (Matmul){.w = n->in[W], .T = c->n, .x_row = c->row, .x_rows = tensor_rows(n->in[H])};
 }
 
 /* logits = h wT */
