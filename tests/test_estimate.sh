@@ -85,6 +85,7 @@ foretells long-bf16 --base_model "$tmp/experts" --datasets "$tmp/long.jsonl"
 foretells kept-f32 --base_model "$tmp/experts" --datasets "$tmp/long.jsonl" --compute f32 \
     --gradient_checkpointing false --micro_batch_size 2
 foretells full-f32 --base_model "$tmp/experts" --datasets "$tmp/short.jsonl" --compute f32 --adapter none
+foretells saving --base_model "$tmp/experts" --datasets "$tmp/short.jsonl" --save_steps 1
 foretells looked-up --base_model "$tmp/embeddings" --datasets "$tmp/short.jsonl" --val_set_size 2
 set -- --base_quantization nf4 --base_quantization.experts tq4
 "$MOESMITH" quantize --base_model "$tmp/experts" --output "$tmp/base.h5" "$@" 2> "$tmp/err" || wrong "quantize"

@@ -14,13 +14,15 @@ enum { MAPPED_AROUND = 64 << 10 };
 
 /* What a run touches after its data are read: code of libraries and threads' stacks; tables of the
  * checkpoint for each tensor; buffers of each thread's products, which grow with them; the buffer
- * through which a tensor is written. */
+ * through which a tensor is written, or what checkpoints leave behind them: that buffer and HDF5's
+ * own memory. */
 enum {
     LATER_BYTES = 5 << 18,
     SITE_BYTES = 1536,
     THREAD_BYTES_MAX = 1 << 20,
     STEP_PER_THREAD = 64,
-    WRITE_BYTES_MAX = 4 << 20
+    WRITE_BYTES_MAX = 4 << 20,
+    SAVE_BYTES = 7 << 20
 };
 
 static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
@@ -188,7 +190,7 @@ static size_t other_bytes(const Session *s, const Config *cfg, size_t step) {
         largest = max_size(largest, (size_t)tensor_bytes(s->params.param[i].tensor));
     return s->resident_before + arena_bytes(s->model->keep.top + repacked_bytes(s, cfg)) +
            (size_t)s->model->n_sites * SITE_BYTES + LATER_BYTES + threads +
-           min_size(WRITE_BYTES_MAX, largest);
+           (cfg->save_steps ? SAVE_BYTES : min_size(WRITE_BYTES_MAX, largest));
 }
 
 static MemoryPlan plan_of(Session *s, const Config *cfg, const TrainData *data, int64_t together) {
