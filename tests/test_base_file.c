@@ -429,7 +429,7 @@ static void test_bnb(void **state) {
 /* Codes of a made-up tensor (2, 128) with blocks of 128, and what is to become of them. */
 static void put_bnb(const char *name, const char *type, int block, DType scale) {
     uint8_t codes[128];
-    float absmax[4] = {1, 2, 4, 8}, map[16] = {0};
+    float absmax[8] = {1, 2, 4, 8}, map[16] = {0};
     char state[200], label[80];
     for (int i = 0; i < 128; i++) codes[i] = (uint8_t)(7 * i);
     snprintf(state, sizeof state,

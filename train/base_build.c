@@ -111,9 +111,10 @@ static int check_finite(const Work *w, const float *x, int64_t first, int64_t n,
     for (int64_t i = 0; i < n; i++) found |= (f32_to_bits(x[i]) & 0x7f800000u) == 0x7f800000u;
     for (int64_t i = 0; i < n && found; i++) {
         if (isfinite(x[i])) continue;
-        return err_set(e, "tensor %s holds %s at position %" PRId64 "; the checkpoint is damaged",
-                       w->job->model->site[w->site].name, isnan(x[i]) ? "NaN" : "infinity",
-                       first + i);
+        const Model *m = w->job->model;
+        err_set(e, "tensor %s holds %s at position %" PRId64 "; the checkpoint is damaged",
+                m->site[w->site].name, isnan(x[i]) ? "NaN" : "infinity", first + i);
+        return m->dir ? err_prefix(e, "%s", m->dir) : -1;
     }
     return 0;
 }

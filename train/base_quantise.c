@@ -34,9 +34,9 @@ static int repack(Checkpoint *c, const WeightView *v, const void **data, Err *e)
     int64_t bad = bnb_nonfinite(v);
     if (bad >= 0)
         return err_set(e,
-                       "tensor %s has a scale that is no number (block %" PRId64 "); the "
+                       "%s: tensor %s has a scale that is no number (block %" PRId64 "); the "
                        "checkpoint is damaged",
-                       v->name, bad);
+                       v->file, v->name, bad);
     bnb_repack(v, own);
     *data = own;
     return 0;
