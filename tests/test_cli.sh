@@ -570,6 +570,7 @@ is "$(cd "$tmp/third" && echo *)" "$(cd "$model" && echo *)"
 
 # ---- quantised bases ----
 
+rm -rf "$tmp/o"
 tokens="--datasets $rows --datasets.0.type tokens"
 # loss_of BASE ARGUMENT... - eval's loss in $loss
 loss_of() {
