@@ -314,9 +314,9 @@ static void test_not_yet(void **state) {
                    "not available");
     assert_refused(NULL, "--router.balance sequence", "router.balance", "not available");
     assert_refused(NULL, "--experts.select hot", "experts.select", "not available");
-    assert_refused(NULL, "--optimizer adamw_8bit", "optimizer", "not available");
+    assert_refused(NULL, "--lr_scheduler wsd", "lr_scheduler", "not available");
     assert_refused(NULL, "--gguf_type q4_k", "gguf_type", "not available");
-    Loaded l = load_good(NULL, "--router.aux_loss_coef 0 --sample_packing false");
+    Loaded l = load_good(NULL, "--router.aux_loss_coef 0 --use_dora false");
     config_free(&l.cfg);
 }
 

@@ -134,10 +134,12 @@ static void test_threads(void **state) {
 /* The run as it stood after checkpoint-3: what came later is taken away, then it goes on. */
 static void resumable(const char *dir, const char *key, const char *value, bool resume) {
     const char *experts = strcmp(key, "lora_dropout") ? "experts.gate_up_proj" : "";
-    Settings s = settings("learning_rate", "0.02", "weight_decay", "0.1", "max_steps", "7",
-                          "save_steps", "3", "micro_batch_size", "2", "lora_plus_ratio", "2",
-                          "lora_target_parameters", experts, "output_dir", dir, key, value,
-                          resume ? "resume_from_checkpoint" : NULL, "auto", NULL);
+    bool large = !strcmp(key, "optimizer"); /* so that some tensors are */
+    Settings s =
+        settings("learning_rate", "0.02", "weight_decay", "0.1", "max_steps", "7", "save_steps",
+                 "3", "micro_batch_size", "2", "lora_plus_ratio", "2", "lora_target_parameters",
+                 experts, "output_dir", dir, key, value, "lora_r", large ? "64" : "8",
+                 "sequence_len", "40", resume ? "resume_from_checkpoint" : NULL, "auto", NULL);
     train("moe", &s);
 }
 
@@ -162,6 +164,8 @@ static void test_resume_is_not_stopping(void **state) {
     check_resume("adapter", "none");
     check_resume("lora_dropout", "0.1");
     check_resume("router.train", "full,scale");
+    check_resume("optimizer", "adamw_8bit");
+    check_resume("sample_packing", "true");
 }
 
 /* What came after the checkpoint that a run goes on from is of a run that is no more. */
@@ -320,10 +324,24 @@ static void test_evaluation_tells_no_routes(void **state) {
 
 /* ---- to rounding ---- */
 
+/* The most that a tensor of one differs from the other's, relative to its size. */
+static double gradients_apart(Weights *x, Weights *y) {
+    double worst = 0;
+    for (int i = 0; i < weights_count(x); i++) {
+        const float *a = weights_at(x, i)->data, *b = weights_at(y, i)->data;
+        double d = 0, sum = 0;
+        for (int64_t k = 0; k < weights_at(x, i)->bytes / 4; k++) {
+            d += ((double)a[k] - (double)b[k]) * ((double)a[k] - (double)b[k]);
+            sum += (double)a[k] * (double)a[k];
+        }
+        worst = fmax(worst, sqrt(d / sum));
+    }
+    return worst;
+}
+
 static void test_accumulation_is_token_exact(void **state) {
     (void)state;
     Weights *w[2];
-    double worst = 0;
     static const char *const micro[] = {"1", "4"}, *const steps[] = {"4", "1"};
     for (int k = 0; k < 2; k++) {
         Settings s = settings("adapter", "none", "max_steps", "1", "learning_rate", "0.01",
@@ -333,20 +351,46 @@ static void test_accumulation_is_token_exact(void **state) {
         train("moe", &s);
         ok(weights_open(&w[k], in(k ? "grads-4x1.safetensors" : "grads-1x4.safetensors"), &err));
     }
-    for (int i = 0; i < weights_count(w[0]); i++) {
-        const float *a = weights_at(w[0], i)->data, *b = weights_at(w[1], i)->data;
-        double d = 0, sum = 0;
-        for (int64_t k = 0; k < weights_at(w[0], i)->bytes / 4; k++) {
-            d += ((double)a[k] - (double)b[k]) * ((double)a[k] - (double)b[k]);
-            sum += (double)a[k] * (double)a[k];
-        }
-        worst = fmax(worst, sqrt(d / sum));
-    }
+    double worst = gradients_apart(w[0], w[1]);
     print_message("  %-46s gradients differ by at most %.1e\n", "4 micro-batches of 1, 1 of 4",
                   worst);
     assert_true(worst < 1e-5);
     weights_close(w[0]);
     weights_close(w[1]);
+}
+
+/* All rows in one step: packed into bins of one micro-batch each, and as they are. The very same
+ * batch gives the same bits. */
+static void test_packing(void **state) {
+    (void)state;
+    static const struct {
+        const char *packing, *micro, *steps, *length;
+    } cases[] = {{"false", "6", "1", "2048"}, {"true", "1", "1", "2048"}, {"true", "1", "6", "40"}};
+    Weights *w[3];
+    double loss[3];
+    for (int k = 0; k < 3; k++) {
+        static const char *const name[] = {"p0.safetensors", "p1.safetensors", "p2.safetensors"};
+        const char *file = in(name[k]);
+        Settings s = settings("adapter", "none", "num_epochs", "1", "learning_rate", "0.01",
+                              "shuffle", "false", "sample_packing", cases[k].packing,
+                              "micro_batch_size", cases[k].micro, "gradient_accumulation_steps",
+                              cases[k].steps, "sequence_len", cases[k].length, "output_dir",
+                              in("packed"), "overwrite", "true", "save_gradients", file, NULL);
+        Buf text = {0};
+        train("moe", &s);
+        ok(files_read(beside(in("packed"), "metrics.jsonl"), &text, &err));
+        json_t *line = json_loads(text.p, JSON_DISABLE_EOF_CHECK, NULL);
+        assert_true(json_real_value(json_object_get(line, "epoch")) == 1);
+        loss[k] = json_real_value(json_object_get(line, "loss"));
+        json_decref(line);
+        buf_free(&text);
+        ok(weights_open(&w[k], file, &err));
+    }
+    if (!files_equal(in("p0.safetensors"), in("p1.safetensors"))) fail_msg("one bin of all rows");
+    double worst = gradients_apart(w[0], w[2]);
+    print_message("  %-46s gradients differ by at most %.1e\n", "packed, and not", worst);
+    assert_true(worst < 1e-5 && loss[0] == loss[1] && fabs(loss[0] - loss[2]) < 1e-6);
+    for (int k = 0; k < 3; k++) weights_close(w[k]);
 }
 
 static const char *const models[] = {"moe", "dense", "ple"};
@@ -439,6 +483,7 @@ int main(void) {
         cmocka_unit_test(test_dropout_is_for_training),
         cmocka_unit_test(test_evaluation_tells_no_routes),
         cmocka_unit_test(test_accumulation_is_token_exact),
+        cmocka_unit_test(test_packing),
         cmocka_unit_test(test_together_is_alone),
         cmocka_unit_test(test_cache_is_the_whole_pass),
     };

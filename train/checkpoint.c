@@ -7,7 +7,7 @@
 #include "../data/files.h"
 #include "../data/h5.h"
 
-#define STATE_FORMAT 1
+#define STATE_FORMAT 2
 
 uint64_t hash_bytes(uint64_t h, const void *p, size_t n) {
     const unsigned char *b = p;
@@ -57,6 +57,8 @@ static const struct {
     {"rows_per_step", offsetof(RunState, rows_per_step),
      "micro_batch_size x gradient_accumulation_steps =", true},
     {"shuffle", offsetof(RunState, shuffle), "shuffle", true},
+    {"packed_to", offsetof(RunState, packed_to), "sample_packing (to so many tokens; 0: not)",
+     true},
     {"data_hash", offsetof(RunState, data_hash), "the training data", false},
     {"base_hash", offsetof(RunState, base_hash), "base_model", false},
 };
@@ -73,12 +75,21 @@ static int write_identity(HdfFile *f, const RunState *r, Err *e) {
 
 static const char *const moment_name[OPTIMIZER_MOMENTS] = {"/moment1", "/moment2"};
 
+/* Moments that are not all float32 are kept as the bytes they are; *n: how many. */
+static HdfType moment_type(const Optimizer *o, const Session *s, int64_t *n) {
+    *n = (int64_t)optimizer_moment_bytes(o->rule, &s->params);
+    if (o->rule->bytes) return HDF_U8;
+    *n /= 4;
+    return HDF_F32;
+}
+
 static int write_arrays(HdfFile *f, const Session *s, const Optimizer *o, const RunState *r,
                         Err *e) {
     int64_t n = s->params.numel, k = s->params.n;
     TRY(h5_write(f, "/weights", HDF_F32, 1, &n, s->params.weight, e));
+    HdfType type = moment_type(o, s, &n);
     for (int i = 0; i < o->rule->n_moments; i++)
-        TRY(h5_write(f, moment_name[i], HDF_F32, 1, &n, o->moment[i], e));
+        TRY(h5_write(f, moment_name[i], type, 1, &n, o->moment[i], e));
     return h5_write(f, "/first_hash", HDF_I64, 1, &k, r->first_hash, e);
 }
 
@@ -260,8 +271,9 @@ static int read_state(HdfFile *f, const char *path, Session *s, Optimizer *o, Ru
     int64_t n = s->params.numel, k = s->params.n;
     TRY(check_same_run(f, path, s, o, r, e));
     TRY(h5_read(f, "/weights", HDF_F32, 1, &n, s->params.weight, e));
+    HdfType type = moment_type(o, s, &n);
     for (int i = 0; i < o->rule->n_moments; i++)
-        TRY(h5_read(f, moment_name[i], HDF_F32, 1, &n, o->moment[i], e));
+        TRY(h5_read(f, moment_name[i], type, 1, &n, o->moment[i], e));
     TRY(h5_read(f, "/first_hash", HDF_I64, 1, &k, r->first_hash, e));
     TRY(h5_read_i64(f, "/", "step", &r->step, e));
     TRY(h5_read_i64(f, "/", "tokens", &r->tokens, e));

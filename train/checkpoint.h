@@ -13,6 +13,7 @@ typedef struct RunState {
     uint64_t *first_hash;       /* per param: of its values before training */
     /* What makes it this run and no other: a resumed one must have the same. */
     int64_t seed, rows_per_step, shuffle;
+    int64_t packed_to;            /* Epochs.room */
     int64_t data_hash, base_hash; /* of the samples, and checkpoint_base_hash */
     const char *compute;
 } RunState;

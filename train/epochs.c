@@ -170,27 +170,3 @@ void step_rows_free(StepRows *r) {
     mem_free(r->at);
     *r = (StepRows){0};
 }
-
-/* Lengths of the rows: the longest, as often as bins have room for it, and a shorter one that fills
- * a bin up. */
-Batch epochs_longest(const Epochs *s, Arena *a) {
-    int64_t micro = s->cfg->micro_batch_size, longest = 0, all = 0, bins, in_bin = 1, total = 0;
-    for (int64_t i = 0; i < s->n_rows; i++) {
-        all += s->rows[i].n;
-        if (s->rows[i].n > longest) longest = s->rows[i].n;
-    }
-    bins = micro < s->n_rows ? micro : s->n_rows;
-    if (s->room > longest) in_bin = (s->room + longest - 1) / longest;
-    int32_t *at = arena_push(a, sizeof *at * (size_t)(bins * in_bin + 1)), n = 0;
-    at[0] = 0;
-    for (int64_t b = 0; b < bins; b++) {
-        int64_t left = in_bin == 1 ? longest : s->room;
-        for (; left > 0 && (in_bin == 1 || total < all); left -= longest) {
-            int64_t part = left < longest ? left : longest;
-            total += part;
-            at[++n] = (int32_t)total;
-        }
-    }
-    int32_t *nothing = arena_push_zero(a, sizeof *nothing * (size_t)total);
-    return (Batch){n, at, nothing, nothing};
-}

@@ -7,7 +7,6 @@
  * an epoch may be smaller. All of it follows from the config, the rows and the step alone. */
 #ifndef EPOCHS_H
 #define EPOCHS_H
-#include "../model/model.h"
 #include "config.h"
 
 typedef struct Epochs {
@@ -37,8 +36,4 @@ typedef struct StepRows {
 } StepRows;
 StepRows epochs_step(Epochs *s, int64_t step);
 void step_rows_free(StepRows *r);
-
-/* A batch of the shape of the largest micro-batch that can come; its ids and labels mean nothing.
- */
-Batch epochs_longest(const Epochs *s, Arena *a);
 #endif

@@ -4,11 +4,12 @@
 #include <math.h>
 #include <string.h>
 #include "../autograd/rows.h"
+#include "adamw_8bit.h"
 
 /* w -= lr*wd*w;  m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2
  * w -= lr/(1-b1^t) * m / (sqrt(v)/sqrt(1-b2^t) + eps) */
-static void update_adamw(const OptimizerSettings *s, int64_t step, double lr, int64_t n, float *w,
-                         const float *g, float *const *moment) {
+void adamw_update(const OptimizerSettings *s, int64_t step, double lr, int64_t n, float *w,
+                  const float *g, void *const *moment) {
     float *m = moment[0], *v = moment[1];
     double c1 = 1 - pow(s->beta1, (double)step), c2 = 1 - pow(s->beta2, (double)step);
     float keep = (float)(1 - lr * s->weight_decay), size = (float)(lr / c1), root = (float)sqrt(c2);
@@ -23,15 +24,16 @@ static void update_adamw(const OptimizerSettings *s, int64_t step, double lr, in
 }
 
 static void update_sgd(const OptimizerSettings *s, int64_t step, double lr, int64_t n, float *w,
-                       const float *g, float *const *moment) {
+                       const float *g, void *const *moment) {
     float rate = (float)lr, decay = (float)s->weight_decay;
     (void)step, (void)moment;
     for (int64_t i = 0; i < n; i++) w[i] -= rate * (g[i] + decay * w[i]);
 }
 
 static const OptimizerRule rules[] = {
-    {"adamw", 2, update_adamw},
-    {"sgd", 0, update_sgd},
+    {"adamw", 2, adamw_update, NULL, NULL},
+    {"adamw_8bit", 2, adamw_8bit_update, adamw_8bit_bytes, adamw_8bit_finite},
+    {"sgd", 0, update_sgd, NULL, NULL},
 };
 
 const OptimizerRule *optimizer_find(const char *name) {
@@ -41,8 +43,19 @@ const OptimizerRule *optimizer_find(const char *name) {
     return NULL;
 }
 
+static size_t moment_bytes(const OptimizerRule *rule, const Param *p) {
+    int64_t n = tensor_numel(p->tensor);
+    return rule->bytes ? rule->bytes(n) : (size_t)n * 4;
+}
+
+size_t optimizer_moment_bytes(const OptimizerRule *rule, const ParamSet *ps) {
+    size_t all = 0;
+    for (int i = 0; i < ps->n && rule->n_moments; i++) all += moment_bytes(rule, &ps->param[i]);
+    return all;
+}
+
 size_t optimizer_bytes(const OptimizerRule *rule, const ParamSet *ps) {
-    return (size_t)ps->numel * 4 * (size_t)rule->n_moments;
+    return optimizer_moment_bytes(rule, ps) * (size_t)rule->n_moments;
 }
 
 int optimizer_open(Optimizer *o, const OptimizerRule *rule, const OptimizerSettings *s,
@@ -50,7 +63,7 @@ int optimizer_open(Optimizer *o, const OptimizerRule *rule, const OptimizerSetti
     *o = (Optimizer){.rule = rule, .settings = *s};
     TRY(arena_open(&o->memory, (size_t)256 << 30, e));
     for (int i = 0; i < rule->n_moments; i++)
-        o->moment[i] = arena_push_zero(&o->memory, (size_t)ps->numel * 4);
+        o->moment[i] = arena_push_zero(&o->memory, optimizer_moment_bytes(rule, ps));
     o->lr_ratio = arena_push(&o->memory, sizeof(double) * (size_t)(ps->n + 1));
     for (int i = 0; i < ps->n; i++) o->lr_ratio[i] = 1;
     return 0;
@@ -82,12 +95,35 @@ void params_scale_grad(ParamSet *ps, float s) {
     for (int64_t i = 0; i < ps->numel; i++) ps->grad[i] *= s;
 }
 
+static bool all_finite(const float *x, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        if (!isfinite(x[i])) return false;
+    }
+    return true;
+}
+
+bool optimizer_finite(const Optimizer *o, const ParamSet *ps) {
+    for (int k = 0; k < o->rule->n_moments; k++) {
+        const char *at = o->moment[k];
+        for (int i = 0; i < ps->n; i++) {
+            int64_t n = tensor_numel(ps->param[i].tensor);
+            const void *moment = at;
+            if (!(o->rule->finite ? o->rule->finite(moment, n) : all_finite(moment, n)))
+                return false;
+            at += moment_bytes(o->rule, &ps->param[i]);
+        }
+    }
+    return true;
+}
+
 void optimizer_step(Optimizer *o, ParamSet *ps, int64_t step, double lr) {
+    size_t at = 0;
     for (int i = 0; i < ps->n; i++) {
         const Param *p = &ps->param[i];
+        void *moment[OPTIMIZER_MOMENTS] = {0};
+        for (int k = 0; k < o->rule->n_moments; k++) moment[k] = (char *)o->moment[k] + at;
+        at += o->rule->n_moments ? moment_bytes(o->rule, p) : 0;
         if (!p->learns) continue;
-        float *moment[OPTIMIZER_MOMENTS] = {0};
-        for (int k = 0; k < o->rule->n_moments; k++) moment[k] = o->moment[k] + p->at;
         o->rule->update(&o->settings, step, lr * o->lr_ratio[i], tensor_numel(p->tensor),
                         ps->weight + p->at, ps->grad + p->at, moment);
     }

@@ -9,28 +9,34 @@ typedef struct OptimizerSettings {
     double weight_decay, beta1, beta2, epsilon;
 } OptimizerSettings;
 
-/* One run of values with one learning rate; step counts from 1. */
+/* One tensor with one learning rate; step counts from 1. Moments begin as zeros. */
+typedef void OptimizerUpdate(const OptimizerSettings *s, int64_t step, double lr, int64_t n,
+                             float *w, const float *g, void *const *moment);
 typedef struct OptimizerRule {
     const char *name;
     int n_moments;
-    void (*update)(const OptimizerSettings *s, int64_t step, double lr, int64_t n, float *w,
-                   const float *g, float *const *moment);
+    OptimizerUpdate *update;
+    size_t (*bytes)(int64_t n); /* of one moment of a tensor; NULL: n float32 */
+    bool (*finite)(const void *moment, int64_t n);
 } OptimizerRule;
-const OptimizerRule *optimizer_find(const char *name); /* adamw, sgd; NULL: unknown */
+const OptimizerRule *optimizer_find(const char *name); /* NULL: unknown */
+OptimizerUpdate adamw_update;
 
-/* Bytes of the moments. */
+/* Bytes of all moments, and of one of them. */
 size_t optimizer_bytes(const OptimizerRule *rule, const ParamSet *ps);
+size_t optimizer_moment_bytes(const OptimizerRule *rule, const ParamSet *ps);
 
 typedef struct Optimizer {
     const OptimizerRule *rule;
     OptimizerSettings settings;
-    double *lr_ratio;                 /* per param: its learning rate over the schedule's */
-    float *moment[OPTIMIZER_MOMENTS]; /* numel long each; NULL where the rule has none */
+    double *lr_ratio;                /* per param: its learning rate over the schedule's */
+    void *moment[OPTIMIZER_MOMENTS]; /* one param's after the other's; NULL: the rule has none */
     Arena memory;
 } Optimizer;
 int optimizer_open(Optimizer *o, const OptimizerRule *rule, const OptimizerSettings *s,
                    const ParamSet *ps, Err *e);
 void optimizer_close(Optimizer *o);
+bool optimizer_finite(const Optimizer *o, const ParamSet *ps); /* the moments are numbers */
 
 /* L2 norm of all gradients, in double, in fixed order. */
 double params_grad_norm(const ParamSet *ps);

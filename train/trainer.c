@@ -203,9 +203,7 @@ static void keep_last_step(Trainer *t) {
     const ParamSet *ps = &t->s->params;
     if (!t->run.step || checkpoint_exists(t->cfg->output_dir, t->run.step)) return;
     if (!all_finite(ps->weight, ps->numel)) return;
-    for (int i = 0; i < t->optimizer.rule->n_moments; i++) {
-        if (!all_finite(t->optimizer.moment[i], ps->numel)) return;
-    }
+    if (!optimizer_finite(&t->optimizer, ps)) return;
     if (checkpoint_write(t->cfg->output_dir, t->s, &t->optimizer, &t->run, t->save_dtype, 0, &lost))
         return;
     progress_say(NULL, "kept what was learned up to step %ld in %s/checkpoint-%ld",
@@ -348,6 +346,7 @@ static int open_trainer(Trainer *t, Err *e) {
                         .seed = cfg->seed,
                         .rows_per_step = t->epochs.per_step,
                         .shuffle = cfg->shuffle,
+                        .packed_to = t->epochs.room,
                         .data_hash = hash_data(t->data),
                         .base_hash = checkpoint_base_hash(t->s->model),
                         .compute = cfg->compute};
