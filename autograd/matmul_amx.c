@@ -51,8 +51,9 @@ typedef struct Job {
     const Packed *tokens;
     float *out; /* of token 0 */
     int64_t ld;
-    int n;          /* columns of it */
-    bool back, add; /* add: to what out holds */
+    int n;                /* columns of it */
+    bool back, add;       /* add: to what out holds */
+    int64_t chunk_blocks; /* about as many make a chunk */
     Scratch *scratch;
 } Job;
 
@@ -93,7 +94,7 @@ AMX_INLINE const char *ahead_of(const Walk *w, int64_t b, int64_t n) {
     return (const char *)((uintptr_t)w->first + (uintptr_t)at);
 }
 AMX_INLINE void prefetch(const char *ahead, int64_t at) {
-    _mm_prefetch((const char *)((uintptr_t)ahead + (uintptr_t)at), _MM_HINT_T0);
+    _mm_prefetch((const char *)((uintptr_t)ahead + (uintptr_t)at), _MM_HINT_T1);
 }
 /* The i-th sixteenth of the block ahead. */
 AMX_INLINE void prefetch_line(const Opening *o, const Format *f) {
@@ -144,9 +145,11 @@ AMX_INLINE void put_line(const Line *v, char *to, int i, bool back) {
 AMX_INLINE int64_t block_steps(bool back) { return back ? 1 : 2; }
 AMX_INLINE int64_t block_opened(bool back) { return block_steps(back) * 2 * TILE_BYTES; }
 
+/* Prefetching reaches over a chunk, so that the next task's first one, which nothing is multiplied
+ * beside, is there. */
 AMX_INLINE void start_block(const Job *j, Opening *o, const Format *f) {
     o->block = f->slow ? block_slowly(j, o->b) : block_at(&j->weight, o->b);
-    o->ahead = ahead_of(&j->weight, o->b, f->value_bytes == 4 ? 1 : 2);
+    o->ahead = ahead_of(&j->weight, o->b, j->chunk_blocks + 1);
 }
 
 /* The next n lines, all of one block. */
@@ -364,8 +367,8 @@ AMX_TARGET static void run_chunk(const Job *j, const Kernel *k, const Chunk *c, 
 
 static void run_tiles(const Job *j, const Kernel *k, int64_t from, int64_t tiles) {
     int64_t blocks = j->low_rank_at + j->low_rank.count;
-    int64_t wanted = tiles <= FEW_TILES ? 2 : j->back ? 8 : 4; /* blocks in a chunk */
-    int64_t chunks = blocks < wanted ? 1 : (blocks + wanted / 2) / wanted;
+    int64_t chunks = (blocks + j->chunk_blocks / 2) / j->chunk_blocks;
+    if (chunks == 0) chunks = 1;
     Chunk chunk = chunk_at(j, 0, chunks);
     Opening opening = start_opening(j, &chunk);
     k->open(j, &opening);
@@ -378,10 +381,11 @@ static void run_tiles(const Job *j, const Kernel *k, int64_t from, int64_t tiles
     }
 }
 
-static void run(const Job *j) {
+static void run(Job *j) {
     DType d = j->w->dtype;
     const Kernel *k = (kernels[d][0].open ? kernels[d] : slow_kernels) + j->back;
     int64_t tiles = ceil_div(j->tokens->m, TILE_TOKENS), groups = ceil_div(tiles, TILES_MAX);
+    j->chunk_blocks = tiles <= FEW_TILES ? 2 : j->back ? 8 : 4;
     for (int64_t g = 0; g < groups; g++) {
         int64_t from = tiles * g / groups;
         run_tiles(j, k, from, tiles * (g + 1) / groups - from);
