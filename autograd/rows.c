@@ -11,31 +11,34 @@ SIMD static void add_scaled_row(float *restrict y, const float *restrict x, floa
 }
 
 /* Sixteen sums side by side on every instruction set (four registers of the baseline, one of
- * AVX-512), two of these to hide the latency of an addition. A run of 1024 values leaves 32
+ * AVX-512), four of these to hide the latency of an addition. A run of 2048 values leaves 32
  * additions in each. */
-enum { LANES = 16, RUN = 1024 };
+enum { LANES = 16, RUN = 2048 };
 typedef float Lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef float Half __attribute__((vector_size(2 * LANES)));
+typedef double Wide __attribute__((vector_size(4 * LANES)));
 #define AT(p) (*(const Lanes *)(const void *)(p))
 
-SIMD_INLINE double lanes_sum(const Lanes *a, const Lanes *b) {
-    Lanes both = *a + *b;
-    double sum = 0;
-    for (int i = 0; i < LANES; i++) sum += (double)both[i];
-    return sum;
+SIMD_INLINE double lanes_sum(const Lanes *a) {
+    Half low = __builtin_shufflevector(*a, *a, 0, 1, 2, 3, 4, 5, 6, 7);
+    Half high = __builtin_shufflevector(*a, *a, 8, 9, 10, 11, 12, 13, 14, 15);
+    Wide w = __builtin_convertvector(low, Wide) + __builtin_convertvector(high, Wide);
+    return ((w[0] + w[4]) + (w[2] + w[6])) + ((w[1] + w[5]) + (w[3] + w[7]));
 }
 
 #define DEFINE_DOT(name, params, lanes_term, term)                                                 \
     SIMD static double name params {                                                               \
         double total = 0;                                                                          \
         int64_t i = 0;                                                                             \
-        while (i + 2 * LANES <= n) {                                                               \
-            Lanes even = {0}, odd = {0};                                                           \
+        while (i + LANES <= n) {                                                                   \
+            Lanes sum[4] = {{0}, {0}, {0}, {0}};                                                   \
             int64_t end = i + RUN < n ? i + RUN : n;                                               \
-            for (; i + 2 * LANES <= end; i += 2 * LANES) {                                         \
-                even += lanes_term(i);                                                             \
-                odd += lanes_term(i + LANES);                                                      \
+            for (; i + 4 * LANES <= end; i += 4 * LANES) {                                         \
+                for (int k = 0; k < 4; k++) sum[k] += lanes_term(i + k * LANES);                   \
             }                                                                                      \
-            total += lanes_sum(&even, &odd);                                                       \
+            for (; i + LANES <= end; i += LANES) sum[0] += lanes_term(i);                          \
+            Lanes all = (sum[0] + sum[1]) + (sum[2] + sum[3]);                                     \
+            total += lanes_sum(&all);                                                              \
         }                                                                                          \
         for (; i < n; i++) total += term;                                                          \
         return total;                                                                              \
