@@ -217,17 +217,19 @@ static int64_t most_together(const Session *s, const Config *cfg) {
     return micro < nodes ? micro : nodes;
 }
 
-/* As many micro-batches together as fit beside the two layers that are there at least; then as
- * many layers stay as fit beside those. */
+/* As many micro-batches together as fit beside the two layers that are there at least, or fewer
+ * where a step needs no more passes for it; then as many layers stay as fit beside those. */
 static MemoryPlan plan_stream(Session *s, const Config *cfg, const TrainData *data, MemoryPlan p) {
     size_t least = stream_least(s->model), layers = stream_bytes(s->model),
            rest = p.base > layers ? p.base - layers : 0;
     if (!s->together && most_together(s, cfg) > 1) {
         size_t one = p.step, two = plan_of(s, cfg, data, 2).step,
                need = own_bytes(&p) + least + rest;
-        int64_t most = most_together(s, cfg), fit = 1;
+        int64_t most = most_together(s, cfg), fit = 1, micro = cfg->gradient_accumulation_steps;
         if (need < s->memory) fit += (int64_t)((s->memory - need) / (two > one ? two - one : 1));
-        p = plan_of(s, cfg, data, fit < most ? fit : most);
+        if (fit > most) fit = most;
+        int64_t passes = (micro + fit - 1) / fit;
+        p = plan_of(s, cfg, data, (micro + passes - 1) / passes);
     }
     size_t taken = own_bytes(&p) + rest;
     p.room = taken + least < s->memory ? s->memory - taken : least;
@@ -253,8 +255,8 @@ void memory_describe(const MemoryPlan *p, Buf *out) {
                mib(p->base), mib(p->learns), mib(p->step), mib(p->other), mib(p->peak));
     if (p->room)
         buf_printf(out,
-                   "\nthe base is larger than that: its layers are read from disk for every %d "
-                   "micro-batches, on the way up and on the way back",
+                   "\nthe base does not fit beside the rest: its layers are read from disk for "
+                   "every %d micro-batches, forward and again backward",
                    p->together);
 }
 
