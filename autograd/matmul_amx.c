@@ -11,7 +11,7 @@
  * Two accumulators and one tile of each operand are live at a time: where the core's other thread
  * belongs to somebody else, more tile registers than that make the unit stall. Weights are cold
  * (no cache holds a model), so what is read later is prefetched. Tokens go in groups of at most
- * TASK_TOKENS, whose tiles stay in the second level cache. */
+ * 256, whose tiles the second level cache holds. */
 #include "amx.h"
 #include "matmul_kernels.h"
 #include "quant/avx512.h"
@@ -44,10 +44,8 @@ typedef struct Walk {
 
 typedef struct Job {
     Walk weight, low_rank;
-    int64_t low_rank_at; /* blocks before the low-rank ones: the tokens may have tiles for more
-                          * than there are */
-    const Tensor *w;     /* for weight_open, */
-    int64_t row, col;    /* which starts here */
+    const Tensor *w;  /* for weight_open, */
+    int64_t row, col; /* which starts here */
     const Packed *tokens;
     float *out; /* of token 0 */
     int64_t ld;
@@ -62,7 +60,7 @@ static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* ---- opening blocks ---- */
 
-/* What distinguishes the formats; constants to the compiler. */
+/* What distinguishes the formats: constants to the compiler. */
 typedef struct Format {
     Line (*open)(const Block *, int i, __m512 values);
     const float *values;
@@ -310,24 +308,22 @@ typedef struct Chunk {
 
 /* Chunk c of n; what comes behind the last one is empty. */
 static Chunk chunk_at(const Job *j, int64_t c, int64_t n) {
-    int64_t blocks = j->low_rank_at + j->low_rank.count;
+    int64_t blocks = j->weight.count + j->low_rank.count;
     return (Chunk){least(blocks * c / n, blocks), least(blocks * (c + 1) / n, blocks),
                    j->scratch->opened[c % 2], c == 0, c + 1 == n};
 }
 
-/* Opens the low-rank blocks of a chunk (zeros, where there is no such block) and leaves the rest to
- * be opened. */
+/* Opens the low-rank blocks of a chunk and leaves the rest to be opened. */
 AMX_TARGET static Opening start_opening(const Job *j, const Chunk *c) {
-    for (int64_t b = c->first; b < c->end; b++) {
-        if (b < j->weight.count) continue;
-        Block block = block_at(&j->low_rank, b - j->low_rank_at);
-        if (b < j->low_rank_at) block.rows = 0;
+    int64_t count = j->weight.count;
+    for (int64_t b = c->first < count ? count : c->first; b < c->end; b++) {
+        Block block = block_at(&j->low_rank, b - count);
         for (int i = 0; i < LINES; i++) {
             Line v = open_f32(&block, i, _mm512_setzero_ps());
             put_line(&v, c->opened + (b - c->first) * block_opened(j->back), i, j->back);
         }
     }
-    int64_t blocks = least(c->end, j->weight.count) - c->first;
+    int64_t blocks = least(c->end, count) - c->first;
     return (Opening){.to = c->opened, .b = c->first, .left = blocks > 0 ? (int)blocks * LINES : 0};
 }
 
@@ -366,7 +362,7 @@ AMX_TARGET static void run_chunk(const Job *j, const Kernel *k, const Chunk *c, 
 }
 
 static void run_tiles(const Job *j, const Kernel *k, int64_t from, int64_t tiles) {
-    int64_t blocks = j->low_rank_at + j->low_rank.count;
+    int64_t blocks = j->weight.count + j->low_rank.count;
     int64_t chunks = (blocks + j->chunk_blocks / 2) / j->chunk_blocks;
     if (chunks == 0) chunks = 1;
     Chunk chunk = chunk_at(j, 0, chunks);
@@ -418,7 +414,6 @@ static void forward(const ForwardTask *t, void *scratch) {
         w->step = BLOCK_COLS * d->block_bytes;
         w->after = PANEL_ROWS * w->ld;
     }
-    j.low_rank_at = w->count;
     if (t->b) {
         j.low_rank = (Walk){.first = (const char *)t->b,
                             .count = ceil_div(t->R, BLOCK_COLS),
@@ -461,9 +456,7 @@ static void backward(const BackwardTask *t, void *scratch) {
         w->step = PANEL_ROWS * w->ld;
         w->after = BLOCK_COLS * d->block_bytes;
     }
-    j.low_rank_at = w->count;
     if (t->a) {
-        j.low_rank_at = t->dy->n_k - t->dy->n_lora;
         j.low_rank = (Walk){.first = (const char *)t->a,
                             .count = ceil_div(t->R, PANEL_ROWS),
                             .step = PANEL_ROWS * t->lda * 4,
