@@ -18,7 +18,7 @@ typedef struct Block {
     const char *bytes; /* packed formats: the block; plain ones: its first value */
     const char *tail;  /* packed formats: what stands behind the panel's last block */
     int64_t ld;        /* plain formats: bytes from a row to the next */
-    int rows, cols;    /* how many of it lie in the matrix; may be more than 32 and 64 */
+    int rows, cols;    /* plain formats: how many of it lie in the matrix; 32, 64 or more: all */
 } Block;
 
 /* Rows n = 2i and n + 1 of a block: columns 0..31 and 32..63 of n, then those of n + 1; 32 values
@@ -105,10 +105,9 @@ AVX512_OPEN Line open_int8(const Block *b, int i, __m512 values) {
 AVX512_OPEN __m512i to_line_order(__m512i natural) {
     return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), natural);
 }
-/* Bit c: column from + c lies in the matrix, in row r. */
-AVX512_OPEN __mmask32 inside(const Block *b, int r, int from) {
-    int n = r < b->rows ? b->cols - from : 0;
-    return n >= 32 ? 0xffffffffu : n <= 0 ? 0 : (1u << n) - 1;
+/* Bit c: column c of row r lies in the matrix. */
+AVX512_OPEN uint64_t inside(const Block *b, int r) {
+    return r >= b->rows ? 0 : b->cols >= 64 ? ~0ull : (1ull << b->cols) - 1;
 }
 AVX512_OPEN __m512i half_f32(const char *p, __mmask32 in) {
     __m512 low = _mm512_maskz_loadu_ps((__mmask16)in, p);
@@ -123,18 +122,22 @@ AVX512_OPEN __m512i half_f16(const char *p, __mmask32 in) {
     __m256i high = _mm256_maskz_loadu_epi16((__mmask16)(in >> 16), p + 32);
     return (__m512i)_mm512_cvtne2ps_pbh(_mm512_cvtph_ps(high), _mm512_cvtph_ps(low));
 }
+/* Whole blocks are read without masks. */
 #define OPEN_ROWS(name, bytes_each)                                                                \
-    AVX512_OPEN Line open_##name(const Block *b, int i, __m512 values) {                           \
-        (void)values;                                                                              \
+    AVX512_OPEN Line rows_##name(const char *n, const char *m, uint64_t in_n, uint64_t in_m) {     \
         Line line;                                                                                 \
-        for (int r = 0; r < 2; r++) {                                                              \
-            const char *row = b->bytes + (2 * i + r) * b->ld;                                      \
-            for (int h = 0; h < 2; h++) {                                                          \
-                __mmask32 in = inside(b, 2 * i + r, 32 * h);                                       \
-                line.half[r][h] = to_line_order(half_##name(row + 32 * h * (bytes_each), in));     \
-            }                                                                                      \
+        for (int h = 0; h < 2; h++) {                                                              \
+            __mmask32 n_h = (__mmask32)(in_n >> 32 * h), m_h = (__mmask32)(in_m >> 32 * h);        \
+            line.half[0][h] = to_line_order(half_##name(n + 32 * h * (bytes_each), n_h));          \
+            line.half[1][h] = to_line_order(half_##name(m + 32 * h * (bytes_each), m_h));          \
         }                                                                                          \
         return line;                                                                               \
+    }                                                                                              \
+    AVX512_OPEN Line open_##name(const Block *b, int i, __m512 values) {                           \
+        const char *n = b->bytes + 2 * i * b->ld;                                                  \
+        (void)values;                                                                              \
+        if (b->rows >= 32 && b->cols >= 64) return rows_##name(n, n + b->ld, ~0ull, ~0ull);        \
+        return rows_##name(n, n + b->ld, inside(b, 2 * i), inside(b, 2 * i + 1));                  \
     }
 OPEN_ROWS(f32, 4)
 OPEN_ROWS(bf16, 2)
