@@ -63,11 +63,18 @@ typedef struct Segment {
 } Segment;
 
 static void segment_bwd(Tape *t, Node *n);
-static const Op op_segment = {"segment", {NULL}, {segment_bwd, segment_bwd}, NULL, NULL, 0};
+static const Op op_segment = {"segment", {NULL}, {segment_bwd, segment_bwd}, NULL, NULL, 0, 0};
 
 static bool node_reached(const Node *n) {
     for (int i = 0; i < NODE_OUT && n->out[i]; i++) {
         if (n->out[i]->grad) return true;
+    }
+    return false;
+}
+
+static bool stands_twice(const Node *n, int i) {
+    for (int j = 0; j < n->n_in; j++) {
+        if (j != i && n->in[j] == n->in[i]) return true;
     }
     return false;
 }
@@ -79,6 +86,10 @@ static void ask_gradients(Tape *t, Node *n) {
     for (int i = 0; i < n->n_in; i++) {
         Tensor *x = n->in[i];
         if (!x || !x->wants_grad) continue;
+        if (!x->grad && n->op->passes & 1u << i && !stands_twice(n, i)) {
+            x->grad = n->out[0]->grad;
+            continue;
+        }
         if (x->grad || !(n->op->sets & 1u << i)) {
             tape_grad(t, x);
             continue;
@@ -214,7 +225,8 @@ static void segment_bwd(Tape *t, Node *n) {
     check_gradients(t, &s, first, last, mark, inherit ? x : NULL);
     if (s.recompute) t->n = first;
     if (inherit) {
-        if (x->grad && !t->dry) memcpy(dy->data, x->grad->data, (size_t)tensor_bytes(dy));
+        if (x->grad && x->grad != dy && !t->dry)
+            memcpy(dy->data, x->grad->data, (size_t)tensor_bytes(dy));
         x->grad = x->grad ? dy : NULL;
     }
     arena_release(t->step, mark);

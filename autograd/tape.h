@@ -44,6 +44,9 @@ typedef struct Op {
     /* Bit i: bwd sets in[i]->grad whole, rather than adding, where node->fresh has the bit. (An
      * input that stands in two places is fresh at the first: bwd goes through them in order.) */
     unsigned sets;
+    /* Bit i: in[i]'s gradient is out[0]'s. Where in[i] has none yet it takes over out[0]'s, which
+     * nobody needs after bwd, and bwd has nothing to do for it (passed_on). */
+    unsigned passes;
 } Op;
 #ifdef USE_CUDA
 #define CUDA(fn) fn
@@ -61,6 +64,8 @@ struct Tape {
     int n, cap;
     Node *node;
 };
+
+static inline bool passed_on(const Node *n, int i) { return n->in[i]->grad == n->out[0]->grad; }
 
 #define ATTR(n, Type) ((Type *)(void *)(n)->attr.bytes)
 

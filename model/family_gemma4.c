@@ -294,8 +294,8 @@ static void keys_values(const Run *r, Tape *t, Tensor *a, Tensor *const *in, Ten
     turn.n_head = d->n_kv;
     Tensor *k0 = linear_forward(r->m, t, &r->l->k, a); /* (T, K*d) */
     Tensor *v0 = d->k_eq_v ? k0 : linear_forward(r->m, t, &r->l->v, a);
-    *k = rope(t, rmsnorm(t, k0, r->l->k_norm, d->head_dim, r->m->dims.eps), r->angles, turn);
-    *v = rmsnorm(t, v0, NULL, d->head_dim, r->m->dims.eps);
+    *k = rope(t, rmsnorm(t, k0, r->l->k_norm, NULL, d->head_dim, r->m->dims.eps), r->angles, turn);
+    *v = rmsnorm(t, v0, NULL, NULL, d->head_dim, r->m->dims.eps);
     if (!cache) return;
     *k = cache_append(t, cache->k[r->index], cache->len, *k);
     *v = cache_append(t, cache->v[r->index], cache->len, *v);
@@ -306,35 +306,35 @@ static Tensor *attention_part(const Run *r, Tape *t, Tensor *x, Tensor *k, Tenso
     const LayerDims *d = &l->d;
     const Dims *m = &r->m->dims;
     Tensor *q = linear_forward(r->m, t, &l->q, a); /* (T, H*d) */
-    q = rope(t, rmsnorm(t, q, l->q_norm, d->head_dim, m->eps), r->angles, d->rope);
+    q = rope(t, rmsnorm(t, q, l->q_norm, NULL, d->head_dim, m->eps), r->angles, d->rope);
     Attend see = {r->pass->q_at, r->pass->k_at, m->n_heads, d->n_kv, d->head_dim, d->window, 1};
     Tensor *o = attention(t, q, k, v, see);
     o = linear_forward(r->m, t, &l->o, o);
-    return add(t, x, rmsnorm(t, o, l->post_attention_norm, m->width, m->eps), 1);
+    return rmsnorm(t, o, l->post_attention_norm, x, m->width, m->eps);
 }
 
 static Tensor *dense_part(const Run *r, Tape *t, Tensor *x) {
     const Layer *l = r->l;
-    Tensor *n = rmsnorm(t, x, l->pre_mlp_norm, r->m->dims.width, r->m->dims.eps);
+    Tensor *n = rmsnorm(t, x, l->pre_mlp_norm, NULL, r->m->dims.width, r->m->dims.eps);
     Tensor *h = geglu(t, linear_forward(r->m, t, &l->gate, n), linear_forward(r->m, t, &l->up, n));
     return linear_forward(r->m, t, &l->down, h);
 }
 
-/* The router reads the raw residual stream; experts its norm. (T,D) */
-static Tensor *experts_part(const Run *r, Tape *t, Tensor *x) {
+/* to + what the experts add. The router reads the raw residual stream; experts its norm. (T,D) */
+static Tensor *experts_part(const Run *r, Tape *t, Tensor *x, Tensor *to) {
     const Layer *l = r->l;
     const Dims *m = &r->m->dims;
-    Tensor *n = rmsnorm(t, x, l->router_scale, m->width, m->eps);
+    Tensor *n = rmsnorm(t, x, l->router_scale, NULL, m->width, m->eps);
     Tensor *logits =
         router_forward(r->m, t, &l->router, scale(t, n, 1 / sqrtf((float)m->width))); /* (T,E) */
     Tensor *weight = route(t, logits, r->choice, l->per_expert_scale, (RouteSpec){m->n_used, true});
     if (r->m->on_route && !t->replay && !t->dry)
         r->m->on_route(r->m->on_route_ctx, r->index, logits, r->choice, weight);
     Dispatch d = dispatch_by_expert(t, r->choice, m->n_experts);
-    Tensor *h = rmsnorm(t, x, l->pre_experts_norm, m->width, m->eps);
+    Tensor *h = rmsnorm(t, x, l->pre_experts_norm, NULL, m->width, m->eps);
     h = geglu(t, experts_forward(r->m, t, &l->experts_in, h, d), NULL); /* (T*k, F) */
     h = experts_forward(r->m, t, &l->experts_out, h, (Dispatch){.off = d.off});
-    return rmsnorm(t, combine(t, h, weight, d.row_of), l->post_experts_norm, m->width, m->eps);
+    return rmsnorm(t, combine(t, h, weight, d.row_of), l->post_experts_norm, to, m->width, m->eps);
 }
 
 /* This layer's slice of the per-layer embeddings gates the stream once more. */
@@ -344,7 +344,7 @@ static Tensor *ple_part(const Run *r, Tape *t, Tensor *x, Tensor *ple) {
     Tensor *g =
         geglu(t, linear_forward(r->m, t, &l->ple_gate, x), columns(t, ple, r->index * D, D));
     g = linear_forward(r->m, t, &l->ple_proj, g);
-    return add(t, x, rmsnorm(t, g, l->ple_norm, r->m->dims.width, r->m->dims.eps), 1);
+    return rmsnorm(t, g, l->ple_norm, x, r->m->dims.width, r->m->dims.eps);
 }
 
 static void block(Tape *t, void *ctx, Tensor *const *in, Tensor **out) {
@@ -354,14 +354,15 @@ static void block(Tape *t, void *ctx, Tensor *const *in, Tensor **out) {
     Tensor *x = in[IN_X], *k, *v;
     r->m->dropout_step = r->pass->dropout_step;
     if (!t->dry) stream_enter(r->m->stream, r->index, t->replay);
-    Tensor *a = rmsnorm(t, x, l->input_norm, m->width, m->eps);
+    Tensor *a = rmsnorm(t, x, l->input_norm, NULL, m->width, m->eps);
     keys_values(r, t, a, in, &k, &v);
     x = attention_part(r, t, x, k, v, a);
     Tensor *f = dense_part(r, t, x);
     if (m->n_experts) {
-        f = add(t, rmsnorm(t, f, l->post_dense_norm, m->width, m->eps), experts_part(r, t, x), 1);
+        f = rmsnorm(t, f, l->post_dense_norm, NULL, m->width, m->eps);
+        f = experts_part(r, t, x, f);
     }
-    x = add(t, x, rmsnorm(t, f, l->post_mlp_norm, m->width, m->eps), 1);
+    x = rmsnorm(t, f, l->post_mlp_norm, x, m->width, m->eps);
     if (m->ple_width) x = ple_part(r, t, x, in[IN_PLE]);
     out[OUT_X] = scale(t, x, f32(l->scalar)[0]);
     out[OUT_K] = k, out[OUT_V] = v;
@@ -374,7 +375,7 @@ static Tensor *ple_all(Model *m, Tape *t, Tensor *ids, Tensor *h) {
     Tensor *look = embed(t, m->ple_table.w, ids, sqrtf((float)d->ple_width), d->pad_id);
     Tensor *proj =
         scale(t, linear_forward(m, t, &m->ple_model_proj, h), 1 / sqrtf((float)d->width));
-    proj = rmsnorm(t, proj, m->ple_norm, d->ple_width, d->eps);
+    proj = rmsnorm(t, proj, m->ple_norm, NULL, d->ple_width, d->eps);
     return scale(t, add(t, look, proj, 1), sqrtf(0.5f));
 }
 
@@ -446,7 +447,8 @@ static void hidden(Model *m, Tape *t, const Batch *b, int n, Cache *cache, Tenso
         for (int c = n - 1; c >= 0; c--) layer(m, t, i, &pass[c], recompute);
     }
     if (cache) cache->len += batch_tokens(b);
-    for (int c = n - 1; c >= 0; c--) out[c] = rmsnorm(t, pass[c].x, m->norm, d->width, d->eps);
+    for (int c = n - 1; c >= 0; c--)
+        out[c] = rmsnorm(t, pass[c].x, m->norm, NULL, d->width, d->eps);
 }
 
 const Family family_gemma4 = {"gemma4", knows, dims, layer_rows, model_rows, ignored, hidden};

@@ -297,7 +297,8 @@ static void test_rmsnorm(void **state) {
         w->n_dim = 1;
         w->dim[0] = cols;
         for (int64_t i = 0; i < cols; i++) f32(x)[i] += 100; /* a large mean */
-        Tensor *y = rmsnorm(t, x, w, cols, 1e-6f), *plain = rmsnorm(t, x, NULL, cols, 1e-6f);
+        Tensor *y = rmsnorm(t, x, w, NULL, cols, 1e-6f),
+               *plain = rmsnorm(t, x, NULL, NULL, cols, 1e-6f);
         for (int64_t i = 0; i < 2 * cols; i++) {
             double ss = 0;
             for (int64_t j = 0; j < cols; j++) {

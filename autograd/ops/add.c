@@ -25,7 +25,7 @@ static void bwd(Tape *t, Node *n) {
     const float *dz = f32(n->out[0]->grad);
     int64_t numel = tensor_numel(n->in[0]);
     for (int j = 0; j < 2; j++) { /* one after the other: x may be y */
-        if (!n->in[j]->wants_grad) continue;
+        if (!n->in[j]->wants_grad || passed_on(n, j)) continue;
         float *d = f32(n->in[j]->grad), s = j == 0 ? 1 : ATTR(n, Attr)->s;
         bool set = n->fresh & 1u << j;
         FOR_PIECES(at, numel) { row_put_scaled(d + at, dz + at, s, row_piece(at, numel), set); }
@@ -38,7 +38,7 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
     return (OpCase){add(t, x, sample_2d(t, rng, x->dim[0], x->dim[1]), 0.3f), i == 2};
 }
 
-const Op op_add = {"add", {fwd, CUDA(add_fwd_cuda)}, {bwd, CUDA(add_bwd_cuda)}, sample, NULL, 3};
+const Op op_add = {"add", {fwd, CUDA(add_fwd_cuda)}, {bwd, CUDA(add_bwd_cuda)}, sample, NULL, 3, 1};
 
 Tensor *add(Tape *t, Tensor *x, Tensor *y, float s) {
     CHECK(tensor_numel(x) == tensor_numel(y), "add: x has %ld values, y has %ld",

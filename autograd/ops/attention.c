@@ -360,6 +360,7 @@ const Op op_attention = {"attention",
                          {bwd, CUDA(attention_bwd_cuda)},
                          sample,
                          scratch,
+                         0,
                          0};
 
 Tensor *attention(Tape *t, Tensor *q, Tensor *k, Tensor *v, Attend a) {

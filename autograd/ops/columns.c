@@ -32,7 +32,7 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
 }
 
 const Op op_columns = {
-    "columns", {fwd, CUDA(columns_fwd_cuda)}, {bwd, CUDA(columns_bwd_cuda)}, sample, NULL, 0};
+    "columns", {fwd, CUDA(columns_fwd_cuda)}, {bwd, CUDA(columns_bwd_cuda)}, sample, NULL, 0, 0};
 
 Tensor *columns(Tape *t, Tensor *x, int64_t from, int64_t n_cols) {
     CHECK(from >= 0 && n_cols > 0 && from <= tensor_cols(x) - n_cols,

@@ -45,7 +45,7 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
 }
 
 const Op op_combine = {
-    "combine", {fwd, CUDA(combine_fwd_cuda)}, {bwd, CUDA(combine_bwd_cuda)}, sample, NULL, 1};
+    "combine", {fwd, CUDA(combine_fwd_cuda)}, {bwd, CUDA(combine_bwd_cuda)}, sample, NULL, 1, 0};
 
 Tensor *combine(Tape *t, Tensor *y, Tensor *weight, Tensor *row_of) {
     CHECK(row_of->dtype == DT_i32 && tensor_numel(row_of) == tensor_numel(weight) &&

@@ -46,7 +46,7 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
 }
 
 const Op op_dropout = {
-    "dropout", {fwd, CUDA(dropout_fwd_cuda)}, {bwd, CUDA(dropout_bwd_cuda)}, sample, NULL, 0};
+    "dropout", {fwd, CUDA(dropout_fwd_cuda)}, {bwd, CUDA(dropout_bwd_cuda)}, sample, NULL, 0, 0};
 
 Tensor *dropout(Tape *t, Tensor *x, float p, uint64_t seed, uint64_t stream) {
     CHECK(p >= 0 && p < 1, "dropout: p is %g", (double)p);

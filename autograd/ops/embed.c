@@ -60,7 +60,7 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
 }
 
 const Op op_embed = {
-    "embed", {fwd, CUDA(embed_fwd_cuda)}, {bwd, CUDA(embed_bwd_cuda)}, sample, NULL, 0};
+    "embed", {fwd, CUDA(embed_fwd_cuda)}, {bwd, CUDA(embed_bwd_cuda)}, sample, NULL, 0, 0};
 
 Tensor *embed(Tape *t, Tensor *w, Tensor *ids, float s, int pad) {
     CHECK(w->n_dim == 2 && ids->dtype == DT_i32, "embed: w has %d dimensions, ids are %s", w->n_dim,

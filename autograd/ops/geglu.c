@@ -96,7 +96,7 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
 }
 
 const Op op_geglu = {
-    "geglu", {fwd, CUDA(geglu_fwd_cuda)}, {bwd, CUDA(geglu_bwd_cuda)}, sample, NULL, 3};
+    "geglu", {fwd, CUDA(geglu_fwd_cuda)}, {bwd, CUDA(geglu_bwd_cuda)}, sample, NULL, 3, 0};
 
 Tensor *geglu(Tape *t, Tensor *gate, Tensor *up) {
     CHECK(up != gate, "geglu: gate and up are one tensor");

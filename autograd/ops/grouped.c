@@ -352,7 +352,8 @@ const Op op_grouped = {"grouped",
                        {bwd, CUDA(grouped_bwd_cuda)},
                        sample,
                        scratch,
-                       1u << X | 1u << LX};
+                       1u << X | 1u << LX,
+                       0};
 
 Tensor *grouped(Tape *t, Tensor *x, Tensor *w, Dispatch d, Lora l) {
     int64_t T = d.token_of ? tensor_numel(d.token_of) : tensor_rows(x), I = tensor_cols(x);

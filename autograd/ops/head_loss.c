@@ -244,6 +244,7 @@ const Op op_head_loss = {"head_loss",
                          {bwd, CUDA(head_loss_bwd_cuda)},
                          sample,
                          scratch,
+                         0,
                          0};
 
 Tensor *head_loss(Tape *t, Tensor *h, Tensor *w, Tensor *labels, float cap, float s) {

@@ -145,9 +145,13 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
     return (OpCase){linear(t, x, w, l), i + 1 == (int)COUNT_OF(cases)};
 }
 
-const Op op_linear = {
-    "linear",          {fwd, CUDA(linear_fwd_cuda)}, {bwd, CUDA(linear_bwd_cuda)}, sample, scratch,
-    1u << X | 1u << LX};
+const Op op_linear = {"linear",
+                      {fwd, CUDA(linear_fwd_cuda)},
+                      {bwd, CUDA(linear_bwd_cuda)},
+                      sample,
+                      scratch,
+                      1u << X | 1u << LX,
+                      0};
 
 Tensor *linear(Tape *t, Tensor *x, Tensor *w, Lora l) {
     int64_t T = tensor_rows(x), I = tensor_cols(x), O = w->dim[0];

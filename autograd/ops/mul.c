@@ -40,7 +40,7 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
     return (OpCase){mul(t, x, sample_2d(t, rng, x->dim[0], x->dim[1])), i == 2};
 }
 
-const Op op_mul = {"mul", {fwd, CUDA(mul_fwd_cuda)}, {bwd, CUDA(mul_bwd_cuda)}, sample, NULL, 0};
+const Op op_mul = {"mul", {fwd, CUDA(mul_fwd_cuda)}, {bwd, CUDA(mul_bwd_cuda)}, sample, NULL, 0, 0};
 
 Tensor *mul(Tape *t, Tensor *x, Tensor *y) {
     CHECK(tensor_numel(x) == tensor_numel(y), "mul: x has %ld values, y has %ld",

@@ -1,12 +1,13 @@
 /* rmsnorm, over runs of cols values (Zhang and Sennrich 2019):
- *   r = 1/sqrt(mean(x^2) + eps)   y = x*r*w
- *   dx = r*g - x * r^3 * mean(g*x),  g = w*dy        dw = sum over runs of dy*x*r
+ *   r = 1/sqrt(mean(x^2) + eps)   y = x*r*w, or to + x*r*w
+ *   dx = r*g - x * r^3 * mean(g*x),  g = w*dy        dw = sum over runs of dy*x*r      dto = dy
  * A row of x may hold several runs: the heads of a query, each normed by itself. */
 #include "../rows.h"
 #include "../simd.h"
 #include "sample.h"
 #include <math.h>
 
+enum { X, W, TO, N_IN };
 typedef struct Attr {
     int64_t cols;
     float eps;
@@ -15,6 +16,10 @@ typedef struct Attr {
 SIMD static void norm_run(const float *restrict x, const float *restrict w, float r,
                           float *restrict y, int64_t n) {
     for (int64_t j = 0; j < n; j++) y[j] = x[j] * r * w[j];
+}
+SIMD static void norm_run_to(const float *restrict x, const float *restrict w, float r,
+                             const float *restrict to, float *restrict y, int64_t n) {
+    for (int64_t j = 0; j < n; j++) y[j] = to[j] + x[j] * r * w[j];
 }
 /* dx = (set) or += r*w*dy - c*x; w NULL: ones */
 SIMD static void put_dx_run(float *restrict dx, const float *restrict x, const float *restrict w,
@@ -29,14 +34,17 @@ SIMD static void put_dx_run(float *restrict dx, const float *restrict x, const f
 static void fwd(Tape *t, Node *n) {
     (void)t;
     const Attr *a = ATTR(n, Attr);
-    int64_t cols = a->cols, runs = tensor_numel(n->in[0]) / cols;
-    const float *x = f32(n->in[0]), *w = n->in[1] ? f32(n->in[1]) : NULL;
+    int64_t cols = a->cols, runs = tensor_numel(n->in[X]) / cols;
+    const float *x = f32(n->in[X]), *w = n->in[W] ? f32(n->in[W]) : NULL;
+    const float *to = n->in[TO] ? f32(n->in[TO]) : NULL;
     float *y = f32(n->out[0]), *inverse = f32(n->saved[0]);
     FOR_ROWS(i, runs, cols) {
         const float *xi = x + i * cols;
         float r = (float)(1 / sqrt(row_dot(xi, xi, cols) / (double)cols + (double)a->eps));
         inverse[i] = r;
-        if (w) {
+        if (to) {
+            norm_run_to(xi, w, r, to + i * cols, y + i * cols, cols);
+        } else if (w) {
             norm_run(xi, w, r, y + i * cols, cols);
         } else {
             row_scale(y + i * cols, xi, r, cols);
@@ -59,11 +67,11 @@ static void add_dw(const float *x, const float *dy, const float *inverse, int64_
 
 static void bwd(Tape *t, Node *n) {
     (void)t;
-    int64_t cols = ATTR(n, Attr)->cols, runs = tensor_numel(n->in[0]) / cols;
-    const float *x = f32(n->in[0]), *w = n->in[1] ? f32(n->in[1]) : NULL;
+    int64_t cols = ATTR(n, Attr)->cols, runs = tensor_numel(n->in[X]) / cols;
+    const float *x = f32(n->in[X]), *w = n->in[W] ? f32(n->in[W]) : NULL;
     const float *dy = f32(n->out[0]->grad), *inverse = f32(n->saved[0]);
-    if (n->in[0]->wants_grad) {
-        float *dx = f32(n->in[0]->grad);
+    if (n->in[X]->wants_grad) {
+        float *dx = f32(n->in[X]->grad);
         FOR_ROWS(i, runs, cols) {
             const float *xi = x + i * cols, *di = dy + i * cols;
             double r = (double)inverse[i];
@@ -72,34 +80,51 @@ static void bwd(Tape *t, Node *n) {
             put_dx_run(dx + i * cols, xi, w, di, inverse[i], c, cols, n->fresh & 1);
         }
     }
-    if (w && n->in[1]->wants_grad) {
-        float *dw = f32(n->in[1]->grad);
+    if (n->in[TO] && n->in[TO]->wants_grad && !passed_on(n, TO)) {
+        float *dto = f32(n->in[TO]->grad);
+        int64_t values = runs * cols;
+        FOR_PIECES(at, values) {
+            row_put_scaled(dto + at, dy + at, 1, row_piece(at, values), n->fresh & 1u << TO);
+        }
+    }
+    if (w && n->in[W]->wants_grad) {
+        float *dw = f32(n->in[W]->grad);
         int64_t tasks = (cols + COLUMNS - 1) / COLUMNS;
         FOR_ROWS(i, tasks, runs * COLUMNS) { add_dw(x, dy, inverse, runs, cols, i * COLUMNS, dw); }
     }
 }
 
 static OpCase sample(Tape *t, Rng *rng, int i) {
-    /* one run a row; several (heads); no weight; frozen weight; frozen x; threads */
-    static const int64_t rows[] = {3, 4, 3, 2, 3, 60}, cols[] = {8, 5, 40, 70, 6, 300};
-    static const int runs[] = {1, 3, 2, 1, 1, 1};
+    /* one run a row; several (heads); no weight; frozen weight; frozen x; threads; added */
+    static const int64_t rows[] = {3, 4, 3, 2, 3, 60, 4}, cols[] = {8, 5, 40, 70, 6, 300, 36};
+    static const int runs[] = {1, 3, 2, 1, 1, 1, 1};
     Tensor *x = sample_2d(t, rng, rows[i], cols[i] * runs[i]);
     Tensor *w = i == 2 ? NULL : sample_1d(t, rng, cols[i]);
     if (i == 3) w->wants_grad = false;
     if (i == 4) x->wants_grad = false;
-    return (OpCase){rmsnorm(t, x, w, cols[i], 1e-6f), i == 5};
+    Tensor *to = i == 6 ? sample_2d(t, rng, rows[i], cols[i]) : NULL;
+    return (OpCase){rmsnorm(t, x, w, to, cols[i], 1e-6f), i == 6};
 }
 
-const Op op_rmsnorm = {
-    "rmsnorm", {fwd, CUDA(rmsnorm_fwd_cuda)}, {bwd, CUDA(rmsnorm_bwd_cuda)}, sample, NULL, 1};
+const Op op_rmsnorm = {"rmsnorm",
+                       {fwd, CUDA(rmsnorm_fwd_cuda)},
+                       {bwd, CUDA(rmsnorm_bwd_cuda)},
+                       sample,
+                       NULL,
+                       1u << X | 1u << TO,
+                       1u << TO};
 
-Tensor *rmsnorm(Tape *t, Tensor *x, Tensor *w, int64_t cols, float eps) {
+Tensor *rmsnorm(Tape *t, Tensor *x, Tensor *w, Tensor *to, int64_t cols, float eps) {
     CHECK(cols > 0 && tensor_cols(x) % cols == 0, "rmsnorm: runs of %ld in rows of %ld", (long)cols,
           (long)tensor_cols(x));
     CHECK(!w || (w->dtype == DT_f32 && tensor_numel(w) == cols),
           "rmsnorm: runs of %ld, w has %ld values, %s", (long)cols, (long)tensor_numel(w),
           dtype_info[w->dtype].name);
-    Node *n = tape_node(t, &op_rmsnorm, 2, (Tensor *[]){x, w});
+    CHECK(!to || (w && tensor_numel(to) == tensor_numel(x)),
+          "rmsnorm: x has %ld values, to %ld, or no "
+          "w",
+          (long)tensor_numel(x), (long)tensor_numel(to));
+    Node *n = tape_node(t, &op_rmsnorm, N_IN, (Tensor *[]){x, w, to});
     *ATTR(n, Attr) = (Attr){cols, eps};
     n->saved[0] = tensor_1d(t->step, DT_f32, tensor_numel(x) / cols);
     n->out[0] = tensor_like(t->step, x);

@@ -107,8 +107,8 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
     return (OpCase){rope(t, x, rope_angles(t, pos, r[i]), r[i]), i == 3};
 }
 
-const Op op_rope = {"rope", {fwd, CUDA(rope_fwd_cuda)}, {bwd, CUDA(rope_bwd_cuda)}, sample, NULL,
-                    1};
+const Op op_rope = {"rope", {fwd, CUDA(rope_fwd_cuda)}, {bwd, CUDA(rope_bwd_cuda)}, sample, NULL, 1,
+                    0};
 
 Tensor *rope(Tape *t, Tensor *x, Tensor *angles, Rope r) {
     CHECK(r.head_dim > 0 && r.head_dim % 2 == 0 && r.head_dim <= 2 * MAX_ANGLES,

@@ -112,7 +112,7 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
 }
 
 const Op op_route = {
-    "route", {fwd, CUDA(route_fwd_cuda)}, {bwd, CUDA(route_bwd_cuda)}, sample, NULL, 0};
+    "route", {fwd, CUDA(route_fwd_cuda)}, {bwd, CUDA(route_bwd_cuda)}, sample, NULL, 0, 0};
 
 Tensor *route(Tape *t, Tensor *logits, Tensor *choice, Tensor *expert_scale, RouteSpec r) {
     int64_t T = tensor_rows(logits), E = tensor_cols(logits);

@@ -30,7 +30,7 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
 }
 
 const Op op_scale = {
-    "scale", {fwd, CUDA(scale_fwd_cuda)}, {bwd, CUDA(scale_bwd_cuda)}, sample, NULL, 1};
+    "scale", {fwd, CUDA(scale_fwd_cuda)}, {bwd, CUDA(scale_bwd_cuda)}, sample, NULL, 1, 0};
 
 Tensor *scale(Tape *t, Tensor *x, float s) {
     Node *n = tape_node(t, &op_scale, 1, (Tensor *[]){x});

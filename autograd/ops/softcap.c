@@ -43,7 +43,7 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
 }
 
 const Op op_softcap = {
-    "softcap", {fwd, CUDA(softcap_fwd_cuda)}, {bwd, CUDA(softcap_bwd_cuda)}, sample, NULL, 1};
+    "softcap", {fwd, CUDA(softcap_fwd_cuda)}, {bwd, CUDA(softcap_bwd_cuda)}, sample, NULL, 1, 0};
 
 Tensor *softcap(Tape *t, Tensor *x, float cap) {
     CHECK(cap > 0, "softcap: cap is %g", (double)cap);
