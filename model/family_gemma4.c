@@ -325,8 +325,9 @@ static Tensor *experts_part(const Run *r, Tape *t, Tensor *x, Tensor *to) {
     const Layer *l = r->l;
     const Dims *m = &r->m->dims;
     Tensor *n = rmsnorm(t, x, l->router_scale, NULL, m->width, m->eps);
+    /* The reference scales n; its product is linear, and narrower. */
     Tensor *logits =
-        router_forward(r->m, t, &l->router, scale(t, n, 1 / sqrtf((float)m->width))); /* (T,E) */
+        scale(t, router_forward(r->m, t, &l->router, n), 1 / sqrtf((float)m->width)); /* (T,E) */
     Tensor *weight = route(t, logits, r->choice, l->per_expert_scale, (RouteSpec){m->n_used, true});
     if (r->m->on_route && !t->replay && !t->dry)
         r->m->on_route(r->m->on_route_ctx, r->index, logits, r->choice, weight);
