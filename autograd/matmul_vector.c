@@ -68,7 +68,6 @@ static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 /* Where the scales of a block stand. */
 typedef enum Scales { NO_SCALES, TAIL_F32, ROW_F32, ROW_BF16, HALF_BF16, HALF_E8M0 } Scales;
 
-static const float INT4_VALUE[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
 /* The packed formats: what a code of a line stands for (NULL: int8), and the scales. */
 static const struct {
     const float *value;
@@ -83,10 +82,7 @@ static const struct {
 static float row_scale(Scales s, const void *at, int i) {
     float f;
     uint16_t h;
-    if (s == HALF_E8M0) {
-        uint32_t e = ((const uint8_t *)at)[i];
-        return bits_to_f32(e ? e << 23 : 0x00400000); /* 2^-127 is below the normal range */
-    }
+    if (s == HALF_E8M0) return e8m0_value(((const uint8_t *)at)[i]);
     if (s == TAIL_F32 || s == ROW_F32) {
         memcpy(&f, (const char *)at + i * 4, sizeof f);
         return f;
@@ -278,8 +274,7 @@ static void forward_tokens(const Kernels *k, const ForwardTask *f, const Tokens 
     put(k, f, p, s);
 }
 
-static void forward(const ForwardTask *f, void *scratch) {
-    ForwardScratch *s = scratch;
+static void forward_panel(const ForwardTask *f, ForwardScratch *s) {
     if (f->n < PANEL_ROWS) { /* blocks of rows run over the last one */
         memset(s->w + f->n * FORWARD_LD, 0, (size_t)((PANEL_ROWS - f->n) * FORWARD_LD) * 4);
     }
@@ -292,6 +287,18 @@ static void forward(const ForwardTask *f, void *scratch) {
             p.few = (int)rest;
         }
         forward_tokens(kernels(), f, &p, s);
+    }
+}
+
+static void forward(const ForwardTask *f, void *scratch) {
+    ForwardTask panel = *f;
+    int64_t bytes = f->panel ? panel_bytes(f->w->dtype, tensor_cols(f->w)) : 0;
+    for (int64_t at = 0; at < f->n; at += PANEL_ROWS) {
+        panel.n = (int)least(PANEL_ROWS, f->n - at);
+        forward_panel(&panel, scratch);
+        panel.row += PANEL_ROWS, panel.y += PANEL_ROWS;
+        if (f->panel) panel.panel = (const char *)panel.panel + bytes;
+        if (f->b) panel.b += PANEL_ROWS * f->R;
     }
 }
 
@@ -346,9 +353,8 @@ static void open_rows(const Kernels *k, const BackwardTask *b, int64_t from, int
     }
 }
 
-static void backward(const BackwardTask *b, void *scratch) {
+static void backward_columns(const BackwardTask *b, BackwardScratch *s) {
     const Kernels *k = kernels();
-    BackwardScratch *s = scratch;
     for (int64_t from = 0; from < b->rows; from += BACKWARD_ROWS) {
         int64_t n = least(BACKWARD_ROWS, b->rows - from);
         open_rows(k, b, from, n, s->w);
@@ -361,6 +367,16 @@ static void backward(const BackwardTask *b, void *scratch) {
             k->round_row(b->a + (from + r) * b->lda, b->n, s->w + r * BLOCK_COLS);
         }
         meet_rows(k, b, s, lora + from / TILE_COLS, n, true);
+    }
+}
+
+static void backward(const BackwardTask *b, void *scratch) {
+    BackwardTask columns = *b;
+    for (int64_t at = 0; at < b->n; at += BLOCK_COLS) {
+        columns.n = (int)least(BLOCK_COLS, b->n - at);
+        backward_columns(&columns, scratch);
+        columns.col += BLOCK_COLS, columns.dx += BLOCK_COLS;
+        if (b->a) columns.a += BLOCK_COLS;
     }
 }
 

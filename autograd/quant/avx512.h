@@ -29,8 +29,6 @@ typedef struct Line {
 
 /* ---- 4-bit codes ---- */
 
-static const float INT4_VALUE[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
-
 /* The 16 values times scale, twice: whatever bit 4 of a word is, its low nibble finds its value. */
 AVX512_OPEN __m512i table_of(__m512 values, float scale) {
     __m512 t = _mm512_mul_ps(values, _mm512_set1_ps(scale));
@@ -71,12 +69,11 @@ AVX512_OPEN Line open_int4_g32(const Block *b, int i, __m512 values) {
                    table_of(values, bf16_to_f32(scale[1])), table_of(values, bf16_to_f32(scale[2])),
                    table_of(values, bf16_to_f32(scale[3])));
 }
-/* The power of two of a byte: 2^(e - 127). */
-AVX512_OPEN float power_of(uint8_t e) { return bits_to_f32(e ? (uint32_t)e << 23 : 1u << 22); }
 AVX512_OPEN Line open_mxfp4(const Block *b, int i, __m512 values) {
     const uint8_t *scale = (const uint8_t *)b->bytes + 1024 + 4 * i;
-    return look_up(b, i, table_of(values, power_of(scale[0])), table_of(values, power_of(scale[1])),
-                   table_of(values, power_of(scale[2])), table_of(values, power_of(scale[3])));
+    return look_up(b, i, table_of(values, e8m0_value(scale[0])),
+                   table_of(values, e8m0_value(scale[1])), table_of(values, e8m0_value(scale[2])),
+                   table_of(values, e8m0_value(scale[3])));
 }
 
 /* ---- bytes ---- */

@@ -57,4 +57,11 @@ static const float TQ4_ABOVE[7] = {
 static const float E2M1_VALUE[16] = {
     0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6,
 };
+/* E8M0, their scale: 2^(e - 127). */
+SIMD_INLINE float e8m0_value(uint8_t e) {
+    return bits_to_f32(e ? (uint32_t)e << 23 : 0x00400000); /* 2^-127 is below the normal range */
+}
+
+/* Plain integers; code 8 is 0. */
+static const float INT4_VALUE[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
 #endif

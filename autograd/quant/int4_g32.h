@@ -5,6 +5,7 @@
 #ifndef QUANT_INT4_G32_H
 #define QUANT_INT4_G32_H
 #include "block.h"
+#include "codebook.h"
 
 enum { INT4_BLOCK_BYTES = BLOCK_LINES_BYTES + PANEL_ROWS * 2 * 2, INT4_ZERO = 8 };
 
@@ -141,10 +142,8 @@ static void int4_g32_open(const void *panel, int r, int64_t cols, int64_t from, 
         uint16_t scale[2];
         float value[2][16];
         memcpy(scale, at + BLOCK_LINES_BYTES + (size_t)r * sizeof scale, sizeof scale);
-        for (int half = 0; half < 2; half++) {
-            for (int i = 0; i < 16; i++)
-                value[half][i] = bf16_to_f32(scale[half]) * (float)(i - INT4_ZERO);
-        }
+        for (int half = 0; half < 2; half++)
+            scaled_codebook(value[half], INT4_VALUE, bf16_to_f32(scale[half]));
         lines_open_n(at, r, value[0], value[1], n - c, dst + c);
     }
 }

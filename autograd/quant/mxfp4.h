@@ -50,10 +50,6 @@ static void mxfp4_pack(const float *rows, int n, int64_t cols, void *panel) {
     }
 }
 
-static inline float e8m0_value(uint8_t e) {
-    return bits_to_f32(e ? (uint32_t)e << 23 : 0x00400000); /* 2^-127 is below the normal range */
-}
-
 static void mxfp4_open(const void *panel, int r, int64_t cols, int64_t from, int64_t n,
                        float *dst) {
     const char *at = (const char *)panel + from / BLOCK_COLS * MXFP4_BLOCK_BYTES;
