@@ -20,6 +20,8 @@ enum {
     LONG_ROWS = 8192,       /* of w: dy's tiles are too long for that, and meet it slice by slice */
     SLICE_ROWS = 1024,      /* of w, whole panels */
     OUTER_COLS = 128,       /* columns of da, rows of db in one task */
+    STRIPS_MOST = 8,        /* of w that one task takes, */
+    TASKS_EACH = 8,         /* if there are that many tasks for each thread */
     PARALLEL_FROM = 1 << 20 /* multiplications worth waking the other threads for */
 };
 
@@ -317,21 +319,21 @@ static Work work_open(Tape *t, const Matmul *m, bool own_lx, bool back) {
     return k;
 }
 
+/* Of the strips (panels, columns of blocks) that every block of rows meets, how many one task
+ * takes: the next one is opened while the last one is multiplied, as long as all threads have some
+ * tasks each. */
+static int64_t strips_at_once(const Work *k, int64_t strips) {
+    int64_t each = k->blocks.n * strips / (omp_get_max_threads() * (int64_t)TASKS_EACH);
+    return each < 1 ? 1 : least(each, least(STRIPS_MOST, strips));
+}
+
 /* ---- forward -----------------------------------------------------------------------------------
  */
 
 /* h = x aT for the rows of one block, already packed in p. */
 static void low_rank(const Work *k, const Block *b, const Packed *p, float *h, void *own) {
     Tensor a = factor_of(k->m->a, k->a, b->e);
-    for (int64_t r = 0; r < k->R; r += PANEL_ROWS) {
-        ForwardTask f = {.w = &a,
-                         .row = r,
-                         .n = (int)least(PANEL_ROWS, k->R - r),
-                         .x = p,
-                         .y = h + r,
-                         .ldy = k->R};
-        k->kernels->forward(&f, own);
-    }
+    k->kernels->forward(&(ForwardTask){.w = &a, .n = k->R, .x = p, .y = h, .ldy = k->R}, own);
 }
 
 /* Packs the rows of one block of x, and behind them s*h, which is computed here (of lx; NULL: of
@@ -353,14 +355,14 @@ static void pack_x(const Work *k, const Block *b, const float *x, const float *l
     pack_rows(&p, n, k->n_lora, &(Rows){h, NULL, k->R, k->m->s}, true, NULL);
 }
 
-/* Columns [32 panel, ...) of y for one group. */
-static void multiply_panel(const Work *k, const Block *b, int64_t panel, float *y) {
+/* Columns [32 panel, 32 (panel + n)) of y for one block. */
+static void multiply_panels(const Work *k, const Block *b, int64_t panel, int64_t n, float *y) {
     Packed p = packed_of(k, b);
     int64_t o = panel * PANEL_ROWS, row = b->e * k->O + o;
     ForwardTask f = {.w = k->m->w,
                      .row = row,
                      .panel = panel_of(k->m->w, b->e, panel),
-                     .n = (int)least(PANEL_ROWS, k->O - o),
+                     .n = least(n * PANEL_ROWS, k->O - o),
                      .x = &p,
                      .b = k->R ? f32(k->m->b) + row * k->R : NULL,
                      .R = k->R,
@@ -374,7 +376,8 @@ void matmul_forward(Tape *t, const Matmul *m, const float *x, const float *lx, f
     size_t mark = arena_mark(t->step);
     bool own_lx = m->a && lx != x;
     Work k = work_open(t, m, own_lx, false);
-    int64_t panels = panel_count(k.O);
+    int64_t some = strips_at_once(&k, panel_count(k.O));
+    int64_t tasks = ceil_div(panel_count(k.O), some);
     x = turn_x(&k, x);
     if (!own_lx) lx = NULL;
 #pragma omp parallel if (k.parallel)
@@ -383,8 +386,8 @@ void matmul_forward(Tape *t, const Matmul *m, const float *x, const float *lx, f
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < k.pieces.n; i++) pack_x(&k, &k.pieces.at[i], x, lx, h);
 #pragma omp for schedule(dynamic)
-        for (int64_t i = 0; i < k.blocks.n * panels; i++)
-            multiply_panel(&k, &k.blocks.at[i / panels], i % panels, y);
+        for (int64_t i = 0; i < k.blocks.n * tasks; i++)
+            multiply_panels(&k, &k.blocks.at[i / tasks], i % tasks * some, some, y);
         k.kernels->end();
     }
     arena_release(t->step, mark);
@@ -401,16 +404,8 @@ static void pack_dy(const Work *k, const Block *b, const float *dy, bool low) {
     if (!low) return;
     Tensor w = factor_of(k->m->b, f32(k->m->b), b->e);
     float *g = k->g + b->row * k->R;
-    for (int64_t r = 0; r < k->R; r += BLOCK_COLS) {
-        BackwardTask f = {.w = &w,
-                          .rows = k->O,
-                          .col = r,
-                          .n = (int)least(BLOCK_COLS, k->R - r),
-                          .dy = &p,
-                          .dx = g + r,
-                          .lddx = k->R};
-        k->kernels->backward(&f, my_own(k));
-    }
+    BackwardTask f = {.w = &w, .rows = k->O, .n = k->R, .dy = &p, .dx = g, .lddx = k->R};
+    k->kernels->backward(&f, my_own(k));
     if (k->lora) {
         n_lora = tiles_along(k->R);
         first = 0;
@@ -430,22 +425,20 @@ static void multiply_columns(const Work *k, const Block *b, const Slice *s, int6
                              float *dx, int64_t ld, bool add) {
     Packed p = packed_of(k, b);
     p.tile += s->from / TILE_COLS * TILE_BYTES;
-    for (int64_t at = 0; at < n; at += BLOCK_COLS) {
-        BackwardTask f = {.w = k->m->w,
-                          .row = b->e * k->O + s->from,
-                          .rows = s->n,
-                          .panel = panel_of(k->m->w, b->e, s->from / PANEL_ROWS),
-                          .col = col + at,
-                          .n = (int)least(BLOCK_COLS, n - at),
-                          .dy = &p,
-                          .a = s->joined ? k->a + b->e * k->R * k->I + col + at : NULL,
-                          .R = k->R,
-                          .lda = k->I,
-                          .dx = dx + at,
-                          .lddx = ld,
-                          .add = add};
-        k->kernels->backward(&f, my_own(k));
-    }
+    BackwardTask f = {.w = k->m->w,
+                      .row = b->e * k->O + s->from,
+                      .rows = s->n,
+                      .panel = panel_of(k->m->w, b->e, s->from / PANEL_ROWS),
+                      .col = col,
+                      .n = n,
+                      .dy = &p,
+                      .a = s->joined ? k->a + b->e * k->R * k->I + col : NULL,
+                      .R = k->R,
+                      .lda = k->I,
+                      .dx = dx,
+                      .lddx = ld,
+                      .add = add};
+    k->kernels->backward(&f, my_own(k));
 }
 
 /* The same for a turned w: computed aside and turned back. */
@@ -457,9 +450,9 @@ static void multiply_turned(const Work *k, const Block *b, const Slice *s, int64
     for (int64_t i = 0; i < b->n; i++) row_put_scaled(dx + i * k->I, aside + i * n, 1, n, !add);
 }
 
-static void dx_strip(const Work *k, const Block *b, const Slice *s, int64_t strip,
+static void dx_strip(const Work *k, const Block *b, const Slice *s, int64_t strip, int64_t wide,
                      const MatmulGrads *g) {
-    int64_t wide = strip_of(k), col = strip * wide, n = least(wide, k->I - col);
+    int64_t col = strip * wide, n = least(wide, k->I - col);
     float *dx = g->dx + b->row * k->I + col;
     bool add = !g->set_dx || s->from > 0;
     if (k->turned)
@@ -469,14 +462,15 @@ static void dx_strip(const Work *k, const Block *b, const Slice *s, int64_t stri
 }
 
 /* Columns of dlx = s g a alone. */
-static void dlx_strip(const Work *k, const Block *b, int64_t strip, const MatmulGrads *g) {
-    int64_t col = strip * BLOCK_COLS, n_k = tiles_along(k->R);
+static void dlx_strip(const Work *k, const Block *b, int64_t strip, int64_t wide,
+                      const MatmulGrads *g) {
+    int64_t col = strip * wide, n_k = tiles_along(k->R);
     Tensor a = factor_of(k->m->a, f32(k->m->a), b->e);
     Packed p = {k->lora + b->tile * n_k * TILE_BYTES, b->n, n_k, 0};
     BackwardTask f = {.w = &a,
                       .rows = k->R,
                       .col = col,
-                      .n = (int)least(BLOCK_COLS, k->I - col),
+                      .n = least(wide, k->I - col),
                       .dy = &p,
                       .dx = g->dlx + b->row * k->I + col,
                       .lddx = k->I,
@@ -514,8 +508,10 @@ void matmul_backward(Tape *t, const Matmul *m, const float *dy, const float *lx,
     Work k = work_open(t, m, apart, true);
     bool joined = g->dlx && !apart;
     int64_t slice = k.O > LONG_ROWS && !joined ? SLICE_ROWS : k.O;
-    int64_t x_strips = g->dx ? ceil_div(k.I, strip_of(&k)) : 0;
-    int64_t lx_strips = apart ? ceil_div(k.I, BLOCK_COLS) : 0;
+    int64_t lx_wide = BLOCK_COLS * strips_at_once(&k, ceil_div(k.I, BLOCK_COLS));
+    int64_t x_wide = k.turned ? strip_of(&k) : lx_wide;
+    int64_t x_strips = g->dx ? ceil_div(k.I, x_wide) : 0;
+    int64_t lx_strips = apart ? ceil_div(k.I, lx_wide) : 0;
     int64_t a_strips = g->da ? ceil_div(k.I, OUTER_COLS) : 0;
     int64_t b_strips = g->db ? ceil_div(k.O, OUTER_COLS) : 0;
     int64_t pieces = g->dx || low ? k.pieces.n : 0;
@@ -529,11 +525,11 @@ void matmul_backward(Tape *t, const Matmul *m, const float *dy, const float *lx,
 #pragma omp for schedule(dynamic) nowait
         FOR_STRIPS(groups, a_strips, da_strip(&k, b, strip, lx, g->da))
 #pragma omp for schedule(dynamic) nowait
-        FOR_STRIPS(blocks, lx_strips, dlx_strip(&k, b, strip, g))
+        FOR_STRIPS(blocks, lx_strips, dlx_strip(&k, b, strip, lx_wide, g))
         for (int64_t from = 0; from < k.O; from += slice) {
             Slice s = {from, least(slice, k.O - from), joined};
 #pragma omp for schedule(dynamic)
-            FOR_STRIPS(blocks, x_strips, dx_strip(&k, b, &s, strip, g))
+            FOR_STRIPS(blocks, x_strips, dx_strip(&k, b, &s, strip, x_wide, g))
         }
         k.kernels->end();
     }

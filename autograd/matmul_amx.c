@@ -31,25 +31,30 @@ typedef struct Scratch {
     float block[PANEL_ROWS * BLOCK_COLS];  /* what weight_open gives */
 } Scratch;
 
-/* Blocks of a matrix in the order in which they are met. */
+/* Blocks of a strip of a matrix in the order in which they are met. */
 typedef struct Walk {
     const char *first, *tail; /* tail: packed formats */
     int64_t count;
     int64_t step, tail_step;    /* bytes from a block to the next */
-    int64_t after;              /* bytes from the first block to where the next task starts */
+    int64_t after, tail_after;  /* from the first block to that of the next strip */
     int64_t ld;                 /* plain formats */
     int64_t rows, cols;         /* of the matrix, from the first block on */
     int64_t row_step, col_step; /* from a block to the next */
 } Walk;
 
-typedef struct Job {
+/* What gives some columns of the results: a panel forward, a column of blocks backward. */
+typedef struct Strip {
     Walk weight, low_rank;
-    const Tensor *w;  /* for weight_open, */
-    int64_t row, col; /* which starts here */
+    int64_t row, col; /* of w, where it starts */
+    float *out;       /* of token 0 */
+    int64_t n;        /* columns of it, up to the job's last */
+} Strip;
+
+typedef struct Job {
+    Strip first;
+    const Tensor *w; /* for weight_open */
     const Packed *tokens;
-    float *out; /* of token 0 */
-    int64_t ld;
-    int n;                /* columns of it */
+    int64_t ld;           /* of out */
     bool back, add;       /* add: to what out holds */
     int64_t chunk_blocks; /* about as many make a chunk */
     Scratch *scratch;
@@ -57,6 +62,24 @@ typedef struct Job {
 
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+static int64_t strip_columns(const Job *j) { return j->back ? BLOCK_COLS : PANEL_ROWS; }
+
+static Strip strip_at(const Job *j, int64_t s) {
+    Strip strip = j->first;
+    int64_t columns = s * strip_columns(j);
+    Walk *walks[] = {&strip.weight, &strip.low_rank};
+    for (int i = 0; i < 2; i++) {
+        Walk *w = walks[i];
+        if (w->first) w->first += s * w->after;
+        if (w->tail) w->tail += s * w->tail_after;
+        *(j->back ? &w->cols : &w->rows) -= columns;
+    }
+    *(j->back ? &strip.col : &strip.row) += columns;
+    strip.out += columns;
+    strip.n -= columns;
+    return strip;
+}
 
 /* ---- opening blocks ---- */
 
@@ -71,6 +94,7 @@ typedef struct Format {
 
 /* Lines that are being opened: lines i.. of block b, and so on, `left` in all. */
 typedef struct Opening {
+    const Strip *strip;
     Block block;
     const char *ahead; /* where a block stands that is met later: to be prefetched */
     char *to;          /* where the block's tiles are made */
@@ -106,13 +130,13 @@ AMX_INLINE void prefetch_line(const Opening *o, const Format *f) {
 }
 
 /* A block of a format without an opener, as plain rows of float32. */
-static Block block_slowly(const Job *j, int64_t b) {
-    const Walk *w = &j->weight;
+static Block block_slowly(const Job *j, const Strip *s, int64_t b) {
+    const Walk *w = &s->weight;
     int64_t row = b * w->row_step, col = b * w->col_step;
     int64_t rows = least(w->rows - row, PANEL_ROWS), cols = least(w->cols - col, BLOCK_COLS);
     float *block = j->scratch->block;
     for (int64_t r = 0; r < rows; r++) {
-        weight_open(j->w, j->row + row + r, j->col + col, cols, block + r * BLOCK_COLS);
+        weight_open(j->w, s->row + row + r, s->col + col, cols, block + r * BLOCK_COLS);
     }
     return (Block){(const char *)block, NULL, BLOCK_COLS * 4, (int)rows, (int)cols};
 }
@@ -146,8 +170,9 @@ AMX_INLINE int64_t block_opened(bool back) { return block_steps(back) * 2 * TILE
 /* Prefetching reaches over a chunk, so that the next task's first one, which nothing is multiplied
  * beside, is there. */
 AMX_INLINE void start_block(const Job *j, Opening *o, const Format *f) {
-    o->block = f->slow ? block_slowly(j, o->b) : block_at(&j->weight, o->b);
-    o->ahead = ahead_of(&j->weight, o->b, j->chunk_blocks + 1);
+    const Walk *w = &o->strip->weight;
+    o->block = f->slow ? block_slowly(j, o->strip, o->b) : block_at(w, o->b);
+    o->ahead = ahead_of(w, o->b, j->chunk_blocks + 1);
 }
 
 /* The next n lines, all of one block. */
@@ -283,48 +308,63 @@ AMX_INLINE void put_rows(const float *sums, float *out, int64_t ld, int tokens, 
 }
 
 /* The sums of a tile of tokens, 32 columns of y or of one half of dx, where they belong. */
-AMX_TARGET static void put_sums(const Job *j, float (*sums)[16 * 16], int64_t tile, int half) {
+AMX_TARGET static void put_sums(const Job *j, const Strip *s, float (*sums)[16 * 16], int64_t tile,
+                                int half) {
     int64_t t = tile * TILE_TOKENS;
     int tokens = (int)least(TILE_TOKENS, j->tokens->m - t);
     for (int q = 0; q < 2; q++) {
         int column = half * 32 + q * 16;
-        float *out = j->out + t * j->ld + column;
-        if (column >= j->n) return;
+        int n = (int)least(s->n - column, 16);
+        float *out = s->out + t * j->ld + column;
+        if (n <= 0) return;
         if (j->back)
-            put_rows(sums[q], out, j->ld, tokens, j->n - column, j->add);
+            put_rows(sums[q], out, j->ld, tokens, n, j->add);
         else
-            put_transposed(sums[q], out, j->ld, tokens, j->n - column);
+            put_transposed(sums[q], out, j->ld, tokens, n);
     }
 }
 
 /* ---- the loops ---- */
 
-/* Blocks [first, end) of all of them, low-rank ones included. */
+/* Blocks [first, end) of those of a strip, low-rank ones included. */
 typedef struct Chunk {
+    Strip strip;
     int64_t first, end;
     char *opened;
     bool first_of_all, last_of_all;
 } Chunk;
 
-/* Chunk c of n; what comes behind the last one is empty. */
+static int64_t strip_blocks(const Job *j) {
+    return j->first.weight.count + j->first.low_rank.count;
+}
+
+/* Chunk c of all strips', n of each; what comes behind the last one is empty. */
 static Chunk chunk_at(const Job *j, int64_t c, int64_t n) {
-    int64_t blocks = j->weight.count + j->low_rank.count;
-    return (Chunk){least(blocks * c / n, blocks), least(blocks * (c + 1) / n, blocks),
-                   j->scratch->opened[c % 2], c == 0, c + 1 == n};
+    int64_t strip = c / n, at = c % n, blocks = strip_blocks(j);
+    Chunk chunk = {.strip = strip_at(j, strip), .opened = j->scratch->opened[c % 2]};
+    if (chunk.strip.n <= 0) return chunk;
+    chunk.first = blocks * at / n;
+    chunk.end = blocks * (at + 1) / n;
+    chunk.first_of_all = at == 0;
+    chunk.last_of_all = at + 1 == n;
+    return chunk;
 }
 
 /* Opens the low-rank blocks of a chunk and leaves the rest to be opened. */
 AMX_TARGET static Opening start_opening(const Job *j, const Chunk *c) {
-    int64_t count = j->weight.count;
+    int64_t count = c->strip.weight.count;
     for (int64_t b = c->first < count ? count : c->first; b < c->end; b++) {
-        Block block = block_at(&j->low_rank, b - count);
+        Block block = block_at(&c->strip.low_rank, b - count);
         for (int i = 0; i < LINES; i++) {
             Line v = open_f32(&block, i, _mm512_setzero_ps());
             put_line(&v, c->opened + (b - c->first) * block_opened(j->back), i, j->back);
         }
     }
     int64_t blocks = least(c->end, count) - c->first;
-    return (Opening){.to = c->opened, .b = c->first, .left = blocks > 0 ? (int)blocks * LINES : 0};
+    return (Opening){.strip = &c->strip,
+                     .to = c->opened,
+                     .b = c->first,
+                     .left = blocks > 0 ? (int)blocks * LINES : 0};
 }
 
 /* Lines to be opened after each of so many steps. */
@@ -338,7 +378,7 @@ static int lines_per_step(const Opening *o, int64_t steps) {
  * have reached the cache, and the next products are under way. */
 AMX_TARGET static void run_chunk(const Job *j, const Kernel *k, const Chunk *c, int64_t from,
                                  int64_t tiles, Opening *next) {
-    int64_t halves = j->back ? 2 : 1, step = c->first * block_steps(j->back);
+    int64_t halves = c->strip.n > 32 && j->back ? 2 : 1, step = c->first * block_steps(j->back);
     int64_t steps = least(c->end * block_steps(j->back), j->tokens->n_k) - step;
     int lines = lines_per_step(next, steps * halves * tiles);
     for (int h = 0; h < halves; h++) {
@@ -353,22 +393,22 @@ AMX_TARGET static void run_chunk(const Job *j, const Kernel *k, const Chunk *c, 
             }
             k->multiply(j, c->opened + h * HALF_BYTES, packed_tile(j->tokens, from + t, step),
                         steps, next, lines);
-            if (c->last_of_all && t > 0) put_sums(j, sums[t - 1], from + t - 1, h);
+            if (c->last_of_all && t > 0) put_sums(j, &c->strip, sums[t - 1], from + t - 1, h);
             AMX_STORE(0, sums[t][0], 64);
             AMX_STORE(1, sums[t][1], 64);
         }
-        if (c->last_of_all) put_sums(j, sums[tiles - 1], from + tiles - 1, h);
+        if (c->last_of_all) put_sums(j, &c->strip, sums[tiles - 1], from + tiles - 1, h);
     }
 }
 
 static void run_tiles(const Job *j, const Kernel *k, int64_t from, int64_t tiles) {
-    int64_t blocks = j->weight.count + j->low_rank.count;
-    int64_t chunks = (blocks + j->chunk_blocks / 2) / j->chunk_blocks;
+    int64_t strips = ceil_div(j->first.n, strip_columns(j));
+    int64_t chunks = (strip_blocks(j) + j->chunk_blocks / 2) / j->chunk_blocks;
     if (chunks == 0) chunks = 1;
     Chunk chunk = chunk_at(j, 0, chunks);
     Opening opening = start_opening(j, &chunk);
     k->open(j, &opening);
-    for (int64_t c = 0; c < chunks; c++) {
+    for (int64_t c = 0; c < strips * chunks; c++) {
         Chunk next = chunk_at(j, c + 1, chunks);
         opening = start_opening(j, &next);
         run_chunk(j, k, &chunk, from, tiles, &opening);
@@ -393,21 +433,19 @@ static void run(Job *j) {
 static void forward(const ForwardTask *t, void *scratch) {
     const DTypeInfo *d = &dtype_info[t->w->dtype];
     int64_t cols = tensor_cols(t->w);
-    Job j = {.w = t->w,
-             .row = t->row,
+    Job j = {.first = {.row = t->row, .out = t->y, .n = t->n},
+             .w = t->w,
              .tokens = t->x,
-             .out = t->y,
              .ld = t->ldy,
-             .n = t->n,
              .scratch = scratch};
-    Walk *w = &j.weight;
+    Walk *w = &j.first.weight;
     *w = (Walk){
         .count = ceil_div(cols, BLOCK_COLS), .rows = t->n, .cols = cols, .col_step = BLOCK_COLS};
     if (d->packed) {
         w->first = t->panel;
         w->step = d->packed->block_bytes;
         w->tail = w->first + w->count * w->step;
-        w->after = panel_bytes(t->w->dtype, cols);
+        w->after = w->tail_after = panel_bytes(t->w->dtype, cols);
     } else {
         w->ld = cols * d->block_bytes;
         w->first = (const char *)t->w->data + t->row * w->ld;
@@ -415,13 +453,14 @@ static void forward(const ForwardTask *t, void *scratch) {
         w->after = PANEL_ROWS * w->ld;
     }
     if (t->b) {
-        j.low_rank = (Walk){.first = (const char *)t->b,
-                            .count = ceil_div(t->R, BLOCK_COLS),
-                            .step = BLOCK_COLS * 4,
-                            .ld = t->R * 4,
-                            .rows = t->n,
-                            .cols = t->R,
-                            .col_step = BLOCK_COLS};
+        j.first.low_rank = (Walk){.first = (const char *)t->b,
+                                  .count = ceil_div(t->R, BLOCK_COLS),
+                                  .step = BLOCK_COLS * 4,
+                                  .after = PANEL_ROWS * t->R * 4,
+                                  .ld = t->R * 4,
+                                  .rows = t->n,
+                                  .cols = t->R,
+                                  .col_step = BLOCK_COLS};
     }
     run(&j);
 }
@@ -429,17 +468,14 @@ static void forward(const ForwardTask *t, void *scratch) {
 static void backward(const BackwardTask *t, void *scratch) {
     const DTypeInfo *d = &dtype_info[t->w->dtype];
     int64_t cols = tensor_cols(t->w);
-    Job j = {.w = t->w,
-             .row = t->row,
-             .col = t->col,
+    Job j = {.first = {.row = t->row, .col = t->col, .out = t->dx, .n = t->n},
+             .w = t->w,
              .tokens = t->dy,
-             .out = t->dx,
              .ld = t->lddx,
-             .n = t->n,
              .back = true,
              .add = t->add,
              .scratch = scratch};
-    Walk *w = &j.weight;
+    Walk *w = &j.first.weight;
     *w = (Walk){.count = ceil_div(t->rows, PANEL_ROWS),
                 .rows = t->rows,
                 .cols = t->n,
@@ -457,13 +493,14 @@ static void backward(const BackwardTask *t, void *scratch) {
         w->after = BLOCK_COLS * d->block_bytes;
     }
     if (t->a) {
-        j.low_rank = (Walk){.first = (const char *)t->a,
-                            .count = ceil_div(t->R, PANEL_ROWS),
-                            .step = PANEL_ROWS * t->lda * 4,
-                            .ld = t->lda * 4,
-                            .rows = t->R,
-                            .cols = t->n,
-                            .row_step = PANEL_ROWS};
+        j.first.low_rank = (Walk){.first = (const char *)t->a,
+                                  .count = ceil_div(t->R, PANEL_ROWS),
+                                  .step = PANEL_ROWS * t->lda * 4,
+                                  .after = BLOCK_COLS * 4,
+                                  .ld = t->lda * 4,
+                                  .rows = t->R,
+                                  .cols = t->n,
+                                  .row_step = PANEL_ROWS};
     }
     run(&j);
 }

@@ -35,12 +35,13 @@ static inline char *packed_tile(const Packed *p, int64_t token_tile, int64_t k) 
 }
 
 /* Rows [row, row + n) of y's columns: y[t][0..n) = x[t] . w[row + 0..n) + xlora[t] . b[0..n) for
- * all m tokens. n <= PANEL_ROWS; the rows are one panel (row % 32 == 0 within its matrix). */
+ * all m tokens. The rows are panels of one matrix (row % 32 == 0 within it), one after the other.
+ */
 typedef struct ForwardTask {
     const Tensor *w;
     int64_t row;       /* of w, leading dims together */
-    const void *panel; /* packed formats: its bytes */
-    int n;
+    const void *panel; /* packed formats: the first one's bytes */
+    int64_t n;
     const Packed *x;
     const float *b; /* (n, R) rows of b; NULL: none */
     int64_t R;
@@ -49,13 +50,12 @@ typedef struct ForwardTask {
 } ForwardTask;
 
 /* Columns [col, col + n) of dx: dx[t][0..n) (+)= dy[t] . w[:, col..col+n) + dylora[t] . a[:, ...).
- * col: a multiple of BLOCK_COLS, n <= BLOCK_COLS. */
+ * col: a multiple of BLOCK_COLS, whose blocks are met one column of them after the other. */
 typedef struct BackwardTask {
     const Tensor *w;
     int64_t row, rows; /* the matrix: rows [row, row + rows) of w */
     const void *panel; /* packed formats: its first panel */
-    int64_t col;
-    int n;
+    int64_t col, n;
     const Packed *dy;
     const float *a; /* (R, lda): already at column col; NULL: none */
     int64_t R, lda;
