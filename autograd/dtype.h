@@ -78,4 +78,13 @@ static inline int64_t panel_bytes(DType d, int64_t cols) {
     const PackedFormat *p = dtype_info[d].packed;
     return (cols + BLOCK_COLS - 1) / BLOCK_COLS * p->block_bytes + p->tail_bytes;
 }
+/* nf4_flat: where its scales stand, and all of it. */
+enum { NF4_BLOCK = 64 };
+static inline int64_t nf4_flat_code_bytes(int64_t numel) {
+    return ((numel + 1) / 2 + 63) / 64 * 64;
+}
+static inline int64_t nf4_flat_bytes(int64_t numel) {
+    int64_t scales = (numel + NF4_BLOCK - 1) / NF4_BLOCK;
+    return nf4_flat_code_bytes(numel) + scales * (int64_t)sizeof(float);
+}
 #endif

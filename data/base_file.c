@@ -83,10 +83,7 @@ int64_t base_tensor_bytes(DType d, int n_dim, const int64_t *dim) {
             (__builtin_mul_overflow(outer, dim[i], &outer) || outer > most))
             return -1;
     }
-    if (d == DT_nf4_flat) { /* see quant/nf4.h */
-        int64_t codes = ((outer + 1) / 2 + 63) / 64 * 64;
-        return codes + (outer + 63) / 64 * 4;
-    }
+    if (d == DT_nf4_flat) return nf4_flat_bytes(outer);
     if (!packed_dims) return dtype_bytes(d, outer);
     if (__builtin_mul_overflow(panel_count(dim[n_dim - 2]), panel_bytes(d, dim[n_dim - 1]), &n) ||
         __builtin_mul_overflow(n, outer, &n) || n > most)

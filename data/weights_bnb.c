@@ -6,7 +6,7 @@
 #include "json.h"
 
 static const char STATE[] = ".quant_state.bitsandbytes__";
-enum { NAME_MAX_BYTES = 512, BLOCK = 64, BLOCK_MAX = 1 << 16 };
+enum { NAME_MAX_BYTES = 512, BLOCK_MAX = 1 << 16 };
 
 static WeightView *beside(Weights *w, const char *name, const char *what) {
     char full[NAME_MAX_BYTES + 64];
@@ -60,7 +60,7 @@ static int read_shape(State *s, const json_t *json, const WeightView *v, Err *e)
 static int read_state(State *s, const WeightView *state, const WeightView *v, Err *e) {
     json_t *json;
     const char *type = NULL;
-    *s = (State){.block = BLOCK, .nested_block = 256};
+    *s = (State){.block = NF4_BLOCK, .nested_block = 256};
     TRY(json_read_text(&json, state->data, (size_t)state->bytes, state->name, e));
     int bad =
         json_get_text(json, "quant_type", &type, state->name, e) ||
@@ -73,7 +73,7 @@ static int read_state(State *s, const WeightView *state, const WeightView *v, Er
                       "%s: tensor %s is quantised as %s; of bitsandbytes' 4-bit types nf4 can "
                       "be read",
                       v->file, v->name, type ? type : "(unknown)");
-    if (!bad && s->block % BLOCK)
+    if (!bad && s->block % NF4_BLOCK)
         bad = err_set(e, "%s: tensor %s has blocks of %ld values; multiples of 64 can be read",
                       v->file, v->name, (long)s->block);
     json_decref(json);
@@ -111,7 +111,7 @@ static int recognise_4bit(Weights *w, WeightView *state, Err *e) {
     TRY(take_scales(w, v, b, &s, e));
     state->read = true;
     v->bnb = b;
-    v->dtype = s.dim[s.n_dim - 1] % BLOCK ? DT_nf4_flat : DT_nf4;
+    v->dtype = s.dim[s.n_dim - 1] % NF4_BLOCK ? DT_nf4_flat : DT_nf4;
     v->n_dim = s.n_dim;
     memcpy(v->dim, s.dim, sizeof s.dim);
     return 0;

@@ -60,12 +60,12 @@ static void pack_int8(const Source *s, int64_t row, int n, uint8_t *panel) {
 
 /* Flattened codes stay as they are; a scale is written per 64 of them. */
 static void pack_flat(const WeightView *v, int64_t numel, uint8_t *dst) {
-    int64_t codes = (numel / 2 + numel % 2 + 63) / 64 * 64;
+    int64_t codes = nf4_flat_code_bytes(numel);
     memset(dst, 0, (size_t)codes);
     memcpy(dst, v->data, (size_t)v->bytes);
     float *absmax = (float *)(dst + codes);
-    for (int64_t i = 0; i * BLOCK_COLS < numel; i++)
-        absmax[i] = bnb_absmax(v->bnb, i * BLOCK_COLS / v->bnb->block);
+    for (int64_t i = 0; i * NF4_BLOCK < numel; i++)
+        absmax[i] = bnb_absmax(v->bnb, i * NF4_BLOCK / v->bnb->block);
 }
 
 static void pack_panels(const WeightView *v, int64_t outer, uint8_t *dst) {

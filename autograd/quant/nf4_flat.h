@@ -3,17 +3,8 @@
  * to 64 bytes; then float32 absmax [ceil(numel / 64)]. */
 #ifndef QUANT_NF4_FLAT_H
 #define QUANT_NF4_FLAT_H
+#include "../dtype.h"
 #include "codebook.h"
-
-enum { NF4_BLOCK = 64 };
-
-static inline int64_t nf4_flat_code_bytes(int64_t numel) {
-    return ((numel + 1) / 2 + 63) / 64 * 64;
-}
-static inline int64_t nf4_flat_blocks(int64_t numel) { return (numel + NF4_BLOCK - 1) / NF4_BLOCK; }
-static inline int64_t nf4_flat_bytes(int64_t numel) {
-    return nf4_flat_code_bytes(numel) + nf4_flat_blocks(numel) * (int64_t)sizeof(float);
-}
 
 /* Blocks [first, first + n / 64) of w, whose n values start that block; dst: the whole tensor. */
 static inline void nf4_flat_pack(const float *w, int64_t n, int64_t first, int64_t numel,
