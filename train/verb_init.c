@@ -58,21 +58,21 @@ static int fill_random(void *ctx, int64_t first, int64_t n, void *dst, Err *e) {
     return 0;
 }
 
-static DType stored_dtype(const Config *cfg, const Model *m) {
-    const char *said = json_string_value(config_value(m, "dtype"));
-    if (!said) said = json_string_value(config_value(m, "torch_dtype"));
-    if (cfg->save_dtype) return dtype_find(cfg->save_dtype);
-    if (said && !strcmp(said, "bfloat16")) return DT_bf16;
-    if (said && !strcmp(said, "float16")) return DT_f16;
-    return DT_f32;
+/* Per site; on the heap. */
+static Fill *choose_fills(const Config *cfg, const Model *m) {
+    DType stored = cfg->save_dtype ? dtype_find(cfg->save_dtype) : model_stated_dtype(m);
+    Fill *fill = mem_alloc(sizeof *fill * (size_t)m->n_sites);
+    for (int i = 0; i < m->n_sites; i++) {
+        fill[i] = (Fill){m, i, stored, (uint64_t)cfg->seed, 0, 0};
+        choose_numbers(&fill[i], &m->site[i]);
+    }
+    return fill;
 }
 
 static int write_weights(const Config *cfg, const Model *m, const char *dir, Err *e) {
     SafetensorsEntry *entry = mem_alloc(sizeof *entry * (size_t)m->n_sites);
-    Fill *fill = mem_alloc(sizeof *fill * (size_t)m->n_sites);
+    Fill *fill = choose_fills(cfg, m);
     for (int i = 0; i < m->n_sites; i++) {
-        fill[i] = (Fill){m, i, stored_dtype(cfg, m), (uint64_t)cfg->seed, 0, 0};
-        choose_numbers(&fill[i], &m->site[i]);
         entry[i] = (SafetensorsEntry){
             .name = m->site[i].name, .dtype = fill[i].dtype, .fill = fill_random, .ctx = &fill[i]};
         entry[i].n_dim = site_dims(m, &m->site[i], entry[i].dim);
@@ -117,14 +117,10 @@ static int init_dir(const Config *cfg, const Model *m, const SideFiles *files, E
 
 /* ---- straight into a base file ---- */
 
-typedef struct Random {
-    const Fill *fill; /* per site */
-} Random;
-
-static DType random_stored(void *ctx, int site) { return ((const Random *)ctx)->fill[site].dtype; }
+static DType random_stored(void *ctx, int site) { return ((const Fill *)ctx)[site].dtype; }
 
 static int random_values(void *ctx, int site, int64_t first, int64_t n, float *dst, Err *e) {
-    const Fill *f = &((const Random *)ctx)->fill[site];
+    const Fill *f = &((const Fill *)ctx)[site];
     (void)e;
     normals_fill(f->seed, (uint64_t)site, first, n, f->mean, f->deviation, dst);
     return 0;
@@ -134,17 +130,12 @@ static int init_base(const Config *cfg, const Model *m, const SideFiles *files, 
                      Err *e) {
     const int64_t before[KIND_COUNT] = {0};
     bool busy;
-    Fill *fill = mem_alloc(sizeof *fill * (size_t)m->n_sites);
-    for (int i = 0; i < m->n_sites; i++) {
-        fill[i] = (Fill){m, i, stored_dtype(cfg, m), (uint64_t)cfg->seed, 0, 0};
-        choose_numbers(&fill[i], &m->site[i]);
-    }
+    Fill *fill = choose_fills(cfg, m);
     char key[64];
     snprintf(key, sizeof key, "init, seed %ld", (long)cfg->seed);
-    Random random = {fill};
     BaseJob job = {.model = m,
                    .words = base_words(cfg),
-                   .source = {&random, random_stored, random_values, NULL, NULL},
+                   .source = {fill, random_stored, random_values, NULL, NULL},
                    .files = files,
                    .source_key = key,
                    .path = cfg->output,
