@@ -126,9 +126,9 @@ struct Model {
     const char *prefix; /* of every tensor name: "model." or "model.language_model." */
     json_t *config;     /* the whole config.json */
     Weights *weights;
-    char *dir;  /* the checkpoint's directory, or base.h5 */
-    Arena keep; /* lives as long as the model */
-    Buf notes;  /* what was skipped while loading, one line each */
+    char *dir;        /* the checkpoint's directory, or base.h5 */
+    Arena keep;       /* lives as long as the model */
+    Buf notes;        /* what was skipped while loading, one line each */
     bool leave_codes; /* see model_open_checkpoint */
     /* during a run */
     RouteFn on_route;
@@ -140,8 +140,8 @@ struct Model {
     Stream *stream; /* the base is larger than memory (stream.h); NULL: it is not */
 };
 
-/* dir: a Hugging Face checkpoint directory (bitsandbytes' too), or a base.h5. Fails, naming it, on any tensor that is missing, of
- * another shape, or that nobody reads. */
+/* dir: a Hugging Face checkpoint directory (bitsandbytes' too), or a base.h5. Fails, naming it, on
+ * any tensor that is missing, of another shape, or that nobody reads. */
 int model_open(Model **out, const char *dir, Err *e);
 /* The same for who reads the checkpoint's own tensors (weights_find by the sites' names):
  * bitsandbytes' codes are not brought into memory, the bases of their sites have no data. */
