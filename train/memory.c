@@ -3,11 +3,11 @@
 #include "memory.h"
 #include <omp.h>
 #include <string.h>
-#include "optimizer.h"
+#include "../model/stream.h"
 #include "base_format.h"
 #include "epochs.h"
 #include "evaluate.h"
-#include "../model/stream.h"
+#include "optimizer.h"
 
 /* Reading one page of a mapped file maps those around it that are cached already. */
 enum { MAPPED_AROUND = 64 << 10 };
