@@ -20,44 +20,46 @@ typedef struct Attr {
     float cap, s;
 } Attr;
 
-/* A row of logits becomes z; returns its largest. */
-SIMD static float cap_row(float *x, int64_t n, float cap) {
-    if (cap > 0) {
-        float r = 1 / cap;
-        for (int64_t i = 0; i < n; i++) x[i] = cap * simd_tanh(x[i] * r);
-    }
-    return simd_max(x, n, -INFINITY);
-}
+SIMD static float largest(const float *x, int64_t n) { return simd_max(x, n, -INFINITY); }
 
-/* Sum of exp(z - max): float32 within a block, double between blocks. */
-SIMD static double sum_exp(const float *z, int64_t n, float max) {
+/* Logits x become exp(z - max) * dz/dx; returns the sum of exp(z - max): float32 within a block,
+ * double between blocks. */
+SIMD static double exp_row(float *x, int64_t n, float max, float cap) {
     enum { BLOCK = 1024 };
-    float e[BLOCK];
+    float e[BLOCK], over_cap = cap > 0 ? 1 / cap : 0;
     double sum = 0;
-    for (int64_t at = 0; at < n; at += BLOCK) {
+    for (int64_t at = 0; at < n; at += BLOCK, x += BLOCK) {
         int64_t some = n - at < BLOCK ? n - at : BLOCK;
-        for (int64_t i = 0; i < some; i++) e[i] = simd_exp(z[at + i] - max);
+        for (int64_t i = 0; i < some && cap > 0; i++) {
+            float u = simd_tanh(x[i] * over_cap);
+            e[i] = simd_exp(cap * u - max);
+            x[i] = e[i] * (1 - u * u);
+        }
+        for (int64_t i = 0; i < some && !(cap > 0); i++) x[i] = e[i] = simd_exp(x[i] - max);
         sum += (double)simd_sum(e, some);
     }
     return sum;
 }
 
-/* z becomes dx, where softmax(z) = exp(z - max) * over_sum. */
-SIMD static void gradient_row(float *z, int64_t n, int64_t label, float max, float over_sum,
-                              float cap, float s) {
-    float slope = cap > 0 ? 1 / cap : 0, at_label = z[label] * slope;
-    for (int64_t i = 0; i < n; i++) {
-        float u = z[i] * slope;
-        z[i] = s * (simd_exp(z[i] - max) * over_sum) * (1 - u * u);
-    }
-    z[label] -= s * (1 - at_label * at_label);
+SIMD static void scale_row(float *x, int64_t n, float by) {
+    for (int64_t i = 0; i < n; i++) x[i] *= by;
 }
 
-/* Loss of one row of logits, which become dx if wanted. */
+/* Loss of one row of logits, which become dx if wanted. The cap is monotonic: the largest logit has
+ * the largest z. */
 static double loss_row(float *x, int64_t V, int64_t label, const Attr *a, bool gradient) {
-    float max = cap_row(x, V, a->cap);
-    double sum = sum_exp(x, V, max), loss = log(sum) + (double)max - (double)x[label];
-    if (gradient) gradient_row(x, V, label, max, (float)(1 / sum), a->cap, a->s);
+    float cap = a->cap, top = largest(x, V), z = x[label], slope = 1;
+    if (cap > 0) {
+        float u = simd_tanh(z * (1 / cap));
+        z = cap * u;
+        slope = 1 - u * u;
+        top = cap * simd_tanh(top * (1 / cap));
+    }
+    double sum = exp_row(x, V, top, cap), loss = log(sum) + (double)top - (double)z;
+    if (gradient) {
+        scale_row(x, V, (float)((double)a->s / sum));
+        x[label] -= a->s * slope;
+    }
     return loss;
 }
 
