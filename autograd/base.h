@@ -31,6 +31,9 @@ _Noreturn void check_failed(const char *file, int line, const char *fmt, ...) PR
     } while (0)
 #define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
 
+static inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+
 /* Heap memory for what outlives every arena (file contents, tables). Zeroed. There is no
  * sensible way on without memory: these print one sentence and exit with status 1. */
 void *mem_alloc(size_t bytes);

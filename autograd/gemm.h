@@ -7,8 +7,6 @@
 #define GEMM_H
 #include "tape.h"
 
-static inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-
 /* c (m,n) = alpha * op(a) op(b) + beta * c, where op transposes if ta / tb is set: a is stored
  * (m,k) or, transposed, (k,m); b (k,n) or (n,k). lda, ldb, ldc: distance between stored rows. Any
  * of m, n, k may be 0. With beta 0, c need not be set. */

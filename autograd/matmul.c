@@ -25,7 +25,6 @@ enum {
     PARALLEL_FROM = 1 << 20 /* multiplications worth waking the other threads for */
 };
 
-static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static size_t aligned(size_t bytes) {
     return (bytes + ARENA_ALIGN - 1) & ~(size_t)(ARENA_ALIGN - 1);
 }
@@ -130,9 +129,9 @@ static void pack_rows(const Packed *p, int64_t first, int64_t n, const Rows *r, 
     int64_t strip = turned ? turn_strip(r->cols) : r->cols, full = tiles_along(r->cols);
     for (int64_t t = 0; t < p->m; t += TILE_TOKENS) {
         char *tile = packed_tile(p, t / TILE_TOKENS, first);
-        int64_t some = least(TILE_TOKENS, p->m - t);
+        int64_t some = min64(TILE_TOKENS, p->m - t);
         for (int64_t col = 0; col < r->cols; col += strip) {
-            pack_columns(r, t, some, col, least(strip, r->cols - col), turned,
+            pack_columns(r, t, some, col, min64(strip, r->cols - col), turned,
                          tile + col / TILE_COLS * TILE_BYTES);
         }
         for (int64_t k = 0; k < n; k++) {
@@ -199,7 +198,7 @@ static int64_t strip_of(const Work *k) { return k->turned ? turn_strip(k->I) : B
 
 /* Pieces of at most `most` rows, however T rows are spread over the groups. */
 static int64_t most_pieces(const Work *k, int64_t most) {
-    return (k->m->T + (most - 1) * least(k->E, k->m->T)) / most;
+    return (k->m->T + (most - 1) * min64(k->E, k->m->T)) / most;
 }
 
 /* The next bytes of base (NULL: only counted). */
@@ -219,7 +218,7 @@ static size_t lay_out(Work *k, bool own_lx, bool back, char *base) {
     int64_t T = k->m->T, token_tiles = most_pieces(k, TILE_TOKENS);
     bool turn_a = k->turned && k->R && !own_lx;
     size_t at = 0, ours = 0;
-    k->groups.at = take(base, &at, (size_t)least(k->E, T) * sizeof(Block));
+    k->groups.at = take(base, &at, (size_t)min64(k->E, T) * sizeof(Block));
     k->blocks.at = take(base, &at, (size_t)most_pieces(k, BLOCK_TOKENS) * sizeof(Block));
     k->pieces.at = take(base, &at, (size_t)most_pieces(k, PACK_TOKENS) * sizeof(Block));
     k->n_k = back ? tiles_along(k->O) : x_tiles(k->I);
@@ -262,7 +261,7 @@ static void cut(const Work *k, Blocks *b, int64_t most) {
         int64_t tiles = ceil_div(m, TILE_TOKENS), n = ceil_div(m, most);
         int64_t size = n ? ceil_div(tiles, n) * TILE_TOKENS : 1;
         for (int64_t at = 0; at < m; at += size)
-            b->at[b->n++] = (Block){e, first + at, least(size, m - at), tile + at / TILE_TOKENS};
+            b->at[b->n++] = (Block){e, first + at, min64(size, m - at), tile + at / TILE_TOKENS};
         tile += tiles;
     }
 }
@@ -300,7 +299,7 @@ static const float *turn_x(const Work *k, const float *x) {
     if (!k->turned_x) return x;
 #pragma omp parallel for schedule(static) if (k->parallel)
     for (int64_t i = 0; i < k->m->x_rows; i += TILE_TOKENS) {
-        int64_t some = least(TILE_TOKENS, k->m->x_rows - i);
+        int64_t some = min64(TILE_TOKENS, k->m->x_rows - i);
         memcpy(k->turned_x + i * k->I, x + i * k->I, (size_t)(some * k->I) * sizeof *x);
         turn_rows(k->turned_x + i * k->I, some, k->I, k->I);
     }
@@ -324,7 +323,7 @@ static Work work_open(Tape *t, const Matmul *m, bool own_lx, bool back) {
  * tasks each. */
 static int64_t strips_at_once(const Work *k, int64_t strips) {
     int64_t each = k->blocks.n * strips / (omp_get_max_threads() * (int64_t)TASKS_EACH);
-    return each < 1 ? 1 : least(each, least(STRIPS_MOST, strips));
+    return each < 1 ? 1 : min64(each, min64(STRIPS_MOST, strips));
 }
 
 /* ---- forward -----------------------------------------------------------------------------------
@@ -362,7 +361,7 @@ static void multiply_panels(const Work *k, const Block *b, int64_t panel, int64_
     ForwardTask f = {.w = k->m->w,
                      .row = row,
                      .panel = panel_of(k->m->w, b->e, panel),
-                     .n = least(n * PANEL_ROWS, k->O - o),
+                     .n = min64(n * PANEL_ROWS, k->O - o),
                      .x = &p,
                      .b = k->R ? f32(k->m->b) + row * k->R : NULL,
                      .R = k->R,
@@ -452,7 +451,7 @@ static void multiply_turned(const Work *k, const Block *b, const Slice *s, int64
 
 static void dx_strip(const Work *k, const Block *b, const Slice *s, int64_t strip, int64_t wide,
                      const MatmulGrads *g) {
-    int64_t col = strip * wide, n = least(wide, k->I - col);
+    int64_t col = strip * wide, n = min64(wide, k->I - col);
     float *dx = g->dx + b->row * k->I + col;
     bool add = !g->set_dx || s->from > 0;
     if (k->turned)
@@ -470,7 +469,7 @@ static void dlx_strip(const Work *k, const Block *b, int64_t strip, int64_t wide
     BackwardTask f = {.w = &a,
                       .rows = k->R,
                       .col = col,
-                      .n = least(wide, k->I - col),
+                      .n = min64(wide, k->I - col),
                       .dy = &p,
                       .dx = g->dlx + b->row * k->I + col,
                       .lddx = k->I,
@@ -479,7 +478,7 @@ static void dlx_strip(const Work *k, const Block *b, int64_t strip, int64_t wide
 }
 
 static void da_strip(const Work *k, const Block *b, int64_t strip, const float *lx, float *da) {
-    int64_t col = strip * OUTER_COLS, n = least(OUTER_COLS, k->I - col);
+    int64_t col = strip * OUTER_COLS, n = min64(OUTER_COLS, k->I - col);
     const int32_t *at = k->m->x_row ? k->m->x_row + b->row : NULL;
     outer_add(b->n, k->R, n, k->m->s, k->g + b->row * k->R, (at ? lx : lx + b->row * k->I) + col,
               k->I, at, da + b->e * k->R * k->I + col, k->I, false);
@@ -487,7 +486,7 @@ static void da_strip(const Work *k, const Block *b, int64_t strip, const float *
 
 static void db_strip(const Work *k, const Block *b, int64_t strip, const float *dy, const float *h,
                      float *db) {
-    int64_t col = strip * OUTER_COLS, n = least(OUTER_COLS, k->O - col);
+    int64_t col = strip * OUTER_COLS, n = min64(OUTER_COLS, k->O - col);
     outer_add(b->n, k->R, n, k->m->s, h + b->row * k->R, dy + b->row * k->O + col, k->O, NULL,
               db + (b->e * k->O + col) * k->R, k->R, true);
 }
@@ -527,7 +526,7 @@ void matmul_backward(Tape *t, const Matmul *m, const float *dy, const float *lx,
 #pragma omp for schedule(dynamic) nowait
         FOR_STRIPS(blocks, lx_strips, dlx_strip(&k, b, strip, lx_wide, g))
         for (int64_t from = 0; from < k.O; from += slice) {
-            Slice s = {from, least(slice, k.O - from), joined};
+            Slice s = {from, min64(slice, k.O - from), joined};
 #pragma omp for schedule(dynamic)
             FOR_STRIPS(blocks, x_strips, dx_strip(&k, b, &s, strip, x_wide, g))
         }

@@ -61,8 +61,6 @@ static const Kernels *kernels(void) {
 #endif
 }
 
-static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
 /* ---- opening the weight --------------------------------------------------------------------- */
 
 /* Where the scales of a block stand. */
@@ -227,7 +225,7 @@ static void meet_tokens(const Kernels *k, const ForwardTask *f, const Tokens *p,
     int64_t n_k = (n + TILE_COLS - 1) / TILE_COLS, cols = n_k * TILE_COLS;
     float *c = s->c;
     for (int64_t t = 0, some; t < p->tiles; t += some) {
-        some = least(k->token_tiles, p->tiles - t);
+        some = min64(k->token_tiles, p->tiles - t);
         for (int64_t i = 0; i < some; i++) {
             k->spread_right(packed_tile(f->x, p->first + t + i, tile), n_k, s->x + i * TILE_TOKENS,
                             some * TILE_TOKENS);
@@ -245,10 +243,10 @@ static void meet_tokens(const Kernels *k, const ForwardTask *f, const Tokens *p,
 /* y of the tokens. */
 static void put(const Kernels *k, const ForwardTask *f, const Tokens *p, const ForwardScratch *s) {
     int64_t block = k->token_tiles * TILE_TOKENS,
-            end = least(p->tiles * TILE_TOKENS, f->x->m - p->first * TILE_TOKENS);
+            end = min64(p->tiles * TILE_TOKENS, f->x->m - p->first * TILE_TOKENS);
     float *y = f->y + p->first * TILE_TOKENS * f->ldy;
     for (int64_t t = 0; t < end; t += block) {
-        put_tokens(f->n, least(block, end - t), s->c + t * PANEL_ROWS, block, y + t * f->ldy,
+        put_tokens(f->n, min64(block, end - t), s->c + t * PANEL_ROWS, block, y + t * f->ldy,
                    f->ldy);
     }
     if (p->few) put_few(f->n, p->few, k->few_lanes, s->few_sum, y + end * f->ldy, f->ldy);
@@ -261,13 +259,13 @@ static void forward_tokens(const Kernels *k, const ForwardTask *f, const Tokens 
     memset(s->c, 0, (size_t)(blocks * k->token_tiles * TILE_TOKENS * PANEL_ROWS) * sizeof *s->c);
     if (p->few) memset(s->few_sum, 0, sizeof s->few_sum);
     for (int64_t from = 0; from < cols; from += FORWARD_COLS) {
-        int64_t n = least(FORWARD_COLS, cols - from);
+        int64_t n = min64(FORWARD_COLS, cols - from);
         open_piece(k, f->w, f->row, f->n, f->panel, from, n, n, s->w, FORWARD_LD);
         meet_tokens(k, f, p, s, from / TILE_COLS, n);
     }
     Tensor b = {.dtype = DT_f32, .n_dim = 2, .dim = {f->n, f->R}, .data = (float *)f->b};
     for (int64_t from = 0; f->b && from < f->R; from += FORWARD_COLS) {
-        int64_t n = least(FORWARD_COLS, f->R - from);
+        int64_t n = min64(FORWARD_COLS, f->R - from);
         open_piece(k, &b, 0, f->n, NULL, from, n, n, s->w, FORWARD_LD);
         meet_tokens(k, f, p, s, lora + from / TILE_COLS, n);
     }
@@ -279,7 +277,7 @@ static void forward_panel(const ForwardTask *f, ForwardScratch *s) {
         memset(s->w + f->n * FORWARD_LD, 0, (size_t)((PANEL_ROWS - f->n) * FORWARD_LD) * 4);
     }
     for (int64_t t = 0; t < f->x->m; t += FORWARD_TOKENS) {
-        int64_t tokens = least(FORWARD_TOKENS, f->x->m - t), rest = tokens % TILE_TOKENS;
+        int64_t tokens = min64(FORWARD_TOKENS, f->x->m - t), rest = tokens % TILE_TOKENS;
         Tokens p = {.first = t / TILE_TOKENS, .tiles = tokens / TILE_TOKENS};
         if (rest > FEW_MOST) {
             p.tiles++;
@@ -294,7 +292,7 @@ static void forward(const ForwardTask *f, void *scratch) {
     ForwardTask panel = *f;
     int64_t bytes = f->panel ? panel_bytes(f->w->dtype, tensor_cols(f->w)) : 0;
     for (int64_t at = 0; at < f->n; at += PANEL_ROWS) {
-        panel.n = (int)least(PANEL_ROWS, f->n - at);
+        panel.n = (int)min64(PANEL_ROWS, f->n - at);
         forward_panel(&panel, scratch);
         panel.row += PANEL_ROWS, panel.y += PANEL_ROWS;
         if (f->panel) panel.panel = (const char *)panel.panel + bytes;
@@ -314,12 +312,12 @@ static void meet_rows(const Kernels *k, const BackwardTask *b, BackwardScratch *
                       int64_t rows, bool add) {
     bool ragged = b->n < BLOCK_COLS;
     for (int64_t t = 0, some; t < b->dy->m; t += some) {
-        some = least(BLOCK_TOKENS, b->dy->m - t);
+        some = min64(BLOCK_TOKENS, b->dy->m - t);
         float *dx = b->dx + t * b->lddx, *to = ragged ? s->dx : dx;
         int64_t ld = ragged ? BLOCK_COLS : b->lddx;
         for (int64_t i = 0; i < some; i += TILE_TOKENS) {
             k->spread_left(packed_tile(b->dy, (t + i) / TILE_TOKENS, tile),
-                           (rows + TILE_COLS - 1) / TILE_COLS, (int)least(TILE_TOKENS, some - i),
+                           (rows + TILE_COLS - 1) / TILE_COLS, (int)min64(TILE_TOKENS, some - i),
                            s->dy + i * BACKWARD_ROWS);
         }
         for (int64_t i = 0; i < some; i++) {
@@ -348,7 +346,7 @@ static void open_rows(const Kernels *k, const BackwardTask *b, int64_t from, int
             int block = dtype_info[b->w->dtype].packed->block_bytes;
             prefetch_block(panel + bytes + b->col / BLOCK_COLS * block, block);
         }
-        open_piece(k, b->w, b->row + from + r, (int)least(PANEL_ROWS, n - r), panel, b->col, b->n,
+        open_piece(k, b->w, b->row + from + r, (int)min64(PANEL_ROWS, n - r), panel, b->col, b->n,
                    ROWS_AHEAD * cols, dst + r * BLOCK_COLS, BLOCK_COLS);
     }
 }
@@ -356,13 +354,13 @@ static void open_rows(const Kernels *k, const BackwardTask *b, int64_t from, int
 static void backward_columns(const BackwardTask *b, BackwardScratch *s) {
     const Kernels *k = kernels();
     for (int64_t from = 0; from < b->rows; from += BACKWARD_ROWS) {
-        int64_t n = least(BACKWARD_ROWS, b->rows - from);
+        int64_t n = min64(BACKWARD_ROWS, b->rows - from);
         open_rows(k, b, from, n, s->w);
         meet_rows(k, b, s, from / TILE_COLS, n, b->add || from > 0);
     }
     int64_t lora = b->dy->n_k - b->dy->n_lora;
     for (int64_t from = 0; b->a && from < b->R; from += BACKWARD_ROWS) {
-        int64_t n = least(BACKWARD_ROWS, b->R - from);
+        int64_t n = min64(BACKWARD_ROWS, b->R - from);
         for (int64_t r = 0; r < n; r++) {
             k->round_row(b->a + (from + r) * b->lda, b->n, s->w + r * BLOCK_COLS);
         }
@@ -373,7 +371,7 @@ static void backward_columns(const BackwardTask *b, BackwardScratch *s) {
 static void backward(const BackwardTask *b, void *scratch) {
     BackwardTask columns = *b;
     for (int64_t at = 0; at < b->n; at += BLOCK_COLS) {
-        columns.n = (int)least(BLOCK_COLS, b->n - at);
+        columns.n = (int)min64(BLOCK_COLS, b->n - at);
         backward_columns(&columns, scratch);
         columns.col += BLOCK_COLS, columns.dx += BLOCK_COLS;
         if (b->a) columns.a += BLOCK_COLS;

@@ -16,7 +16,6 @@ typedef struct Seq {
     int64_t q_at, nq, k_at, nk;
 } Seq;
 
-static inline int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t attention_n_seq(const Node *n) { return n->in[Q_AT]->dim[0] - 1; }
 static inline Seq attention_seq(const Node *n, int64_t i) {
     const int32_t *q = i32(n->in[Q_AT]), *k = i32(n->in[K_AT]);
