@@ -75,6 +75,11 @@ char *mem_copy_text(const char *text) {
     return memcpy(mem_alloc(n), text, n);
 }
 
+bool text_ends_with(const char *text, const char *end) {
+    size_t n = strlen(text), k = strlen(end);
+    return n >= k && !strcmp(text + n - k, end);
+}
+
 void mem_free(void *p) { free(p); }
 
 /* A limit out of a control group's file; SIZE_MAX where there is none. */

@@ -222,8 +222,7 @@ int base_index_open(BaseIndex *out, const char *path, const void **data, size_t 
 }
 
 bool base_file_claims(const char *path) {
-    size_t n = strlen(path);
-    return n > 3 && !strcmp(path + n - 3, ".h5") && !files_is_dir(path);
+    return text_ends_with(path, ".h5") && !files_is_dir(path);
 }
 
 /* ---- the whole content ---- */

@@ -144,16 +144,11 @@ int64_t bnb_nonfinite(const WeightView *v) {
     return -1;
 }
 
-static bool ends_with(const char *text, const char *end) {
-    size_t n = strlen(text), k = strlen(end);
-    return n >= k && !strcmp(text + n - k, end);
-}
-
 int bnb_recognise(Weights *w, Err *e) {
     for (int i = 0; i < weights_count(w); i++) {
         WeightView *v = weights_at(w, i);
         if (strstr(v->name, STATE)) TRY(recognise_4bit(w, v, e));
-        if (ends_with(v->name, ".SCB")) TRY(recognise_8bit(w, v, e));
+        if (text_ends_with(v->name, ".SCB")) TRY(recognise_8bit(w, v, e));
     }
     return 0;
 }

@@ -8,11 +8,6 @@
 
 static const char SINGLE[] = "model.safetensors", INDEX[] = "model.safetensors.index.json";
 
-static bool ends_with(const char *text, const char *end) {
-    size_t n = strlen(text), k = strlen(end);
-    return n >= k && !strcmp(text + n - k, end);
-}
-
 static bool has_file(const char *dir, const char *name) {
     char *path = files_join(dir, name);
     bool found = files_exists(path);
@@ -22,7 +17,7 @@ static bool has_file(const char *dir, const char *name) {
 
 static bool claims(const char *path) {
     if (files_is_dir(path)) return has_file(path, SINGLE) || has_file(path, INDEX);
-    return files_exists(path) && ends_with(path, ".safetensors");
+    return files_exists(path) && text_ends_with(path, ".safetensors");
 }
 
 static void add_tensor(Weights *w, const SafetensorsTensor *t, const char *data, const char *file) {
@@ -62,7 +57,7 @@ static int check_map(const char *index, const json_t *map, Err *e) {
             return err_set(e, "%s: a tensor's name is empty, too long or not plain text", index);
         if (!shard || !safetensors_name_is_plain(shard) ||
             strlen(shard) != json_string_length(value) || strchr(shard, '/') ||
-            !ends_with(shard, ".safetensors"))
+            !text_ends_with(shard, ".safetensors"))
             return err_set(e,
                            "%s: the file of tensor %s is not the name of a .safetensors file "
                            "beside it",
