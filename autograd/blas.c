@@ -2,25 +2,15 @@
 #include "blas.h"
 #include <cblas.h>
 #include <pthread.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <unistd.h>
+#include "cpu.h"
 
 static void set_one_thread(void) { openblas_set_num_threads(1); }
 
 void blas_single_thread(void) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, set_one_thread);
-}
-
-static bool has_avx512(void) {
-#ifdef __x86_64__
-    __builtin_cpu_init();
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-#else
-    return false;
-#endif
 }
 
 void blas_prepare(char **argv) {
@@ -31,7 +21,7 @@ void blas_prepare(char **argv) {
         setenv("MOESMITH_PREPARED", "1", 1);
         setenv("OPENBLAS_NUM_THREADS", "1", 1); /* not even started in the new life */
         setenv("GOMP_SPINCOUNT", "3000", 0);
-        if (has_avx512()) setenv("OPENBLAS_CORETYPE", "SkylakeX", 0);
+        if (cpu_isa() >= ISA_AVX512) setenv("OPENBLAS_CORETYPE", "SkylakeX", 0);
         execv(self, argv); /* returns only on failure: then slower, not wrong */
     }
     blas_single_thread();
