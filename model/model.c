@@ -384,12 +384,6 @@ void model_close(Model *m) {
     mem_free(m);
 }
 
-int64_t model_mapped_bytes(const Model *m) {
-    int64_t n = 0;
-    for (int i = 0; i < m->n_sites; i++) n += tensor_bytes(m->site[i].base);
-    return n;
-}
-
 int model_check_finite(const Model *m, Err *e) {
     float open[4096];
     for (int i = 0; i < m->n_sites; i++) {

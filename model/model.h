@@ -160,8 +160,6 @@ DType model_stated_dtype(const Model *m);
 
 int64_t site_numel(const Model *m, const Site *s);
 int site_dims(const Model *m, const Site *s, int64_t dim[3]); /* returns how many */
-/* Bytes of the checkpoint that a step reads. */
-int64_t model_mapped_bytes(const Model *m);
 /* -1 with a sentence naming the first base tensor that holds a NaN or infinity; 0 if none. */
 int model_check_finite(const Model *m, Err *e);
 

@@ -160,6 +160,12 @@ static char *make_model(const char *name, const char *dir, Flag *flags, int n) {
     return mem_copy_text(name);
 }
 
+static int64_t base_bytes(const Model *m) {
+    int64_t n = 0;
+    for (int i = 0; i < m->n_sites; i++) n += tensor_bytes(m->site[i].base);
+    return n;
+}
+
 static void report(Session *s, int tokens, double *seconds, double *sgemm, double *product,
                    int steps) {
     double forward = 2 * (macs_of(s->model, false) + attention_macs(s->model, tokens)),
@@ -178,7 +184,7 @@ static void report(Session *s, int tokens, double *seconds, double *sgemm, doubl
            "GFLOP/s, the step %.2f of it\n",
            a, whole / a, b, whole / b);
     printf("peak resident memory %.2f GiB (base %.2f GiB, mapped)\n",
-           (double)mem_peak() / 1073741824, (double)model_mapped_bytes(s->model) / 1073741824);
+           (double)mem_peak() / 1073741824, (double)base_bytes(s->model) / 1073741824);
 }
 
 int main(int argc, char **argv) {
