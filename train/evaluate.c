@@ -19,6 +19,15 @@ Batch batch_of(Arena *a, const Sample *const *rows, int n) {
     return (Batch){n, at, ids, labels};
 }
 
+Batch *batches_of(Arena *a, const StepRows *r, int64_t from, int n) {
+    Batch *b = arena_push(a, sizeof *b * (size_t)n);
+    for (int i = 0; i < n; i++) {
+        const int64_t *at = &r->at[from + i];
+        b[i] = batch_of(a, r->row + at[0], (int)(at[1] - at[0]));
+    }
+    return b;
+}
+
 /* How many rows from i on share a pass. */
 static int rows_of_pass(const Sample *rows, int64_t n, int64_t i) {
     int64_t k = 0, size = 0;

@@ -2,12 +2,15 @@
 #ifndef EVALUATE_H
 #define EVALUATE_H
 #include <jansson.h>
+#include "epochs.h"
 #include "progress.h"
 #include "rows.h"
 #include "session.h"
 
 /* Rows one after the other in one batch; arrays from the arena. */
 Batch batch_of(Arena *a, const Sample *const *rows, int n);
+/* Micro-batches [from, from + n) of a step, each a batch. */
+Batch *batches_of(Arena *a, const StepRows *r, int64_t from, int n);
 
 typedef struct EvalResult {
     double loss; /* mean over the supervised tokens */

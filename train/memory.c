@@ -5,7 +5,6 @@
 #include <string.h>
 #include "../model/stream.h"
 #include "base_format.h"
-#include "epochs.h"
 #include "evaluate.h"
 #include "optimizer.h"
 
@@ -144,11 +143,7 @@ static size_t pass_top(Session *s, const StepRows *r, int64_t together) {
     longest_pass(r, together, &tokens, &from);
     int n = (int)(r->n_micro - from < together ? r->n_micro - from : together);
     size_t mark = arena_mark(&s->step);
-    Batch *b = arena_push(&s->step, sizeof *b * (size_t)n);
-    for (int i = 0; i < n; i++) {
-        const int64_t *at = &r->at[from + i];
-        b[i] = batch_of(&s->step, r->row + at[0], (int)(at[1] - at[0]));
-    }
+    Batch *b = batches_of(&s->step, r, from, n);
     size_t top = session_dry_run(s, b, n, true);
     arena_release(&s->step, mark);
     return top;

@@ -9,7 +9,6 @@
 #include "../data/files.h"
 #include "../model/stream.h"
 #include "checkpoint.h"
-#include "epochs.h"
 #include "memory.h"
 #include "metrics.h"
 #include "output_dir.h"
@@ -63,12 +62,8 @@ static void run_pass(Trainer *t, const StepRows *r, int64_t from, int n, float w
                      double *sum) {
     Session *s = t->s;
     size_t mark = arena_mark(&s->step);
-    Batch *b = arena_push(&s->step, sizeof *b * (size_t)n);
+    Batch *b = batches_of(&s->step, r, from, n);
     Tensor **loss = arena_push(&s->step, sizeof *loss * (size_t)n);
-    for (int i = 0; i < n; i++) {
-        const int64_t *at = &r->at[from + i];
-        b[i] = batch_of(&s->step, r->row + at[0], (int)(at[1] - at[0]));
-    }
     s->model->dropout_step = (uint64_t)(t->run.step * t->cfg->gradient_accumulation_steps + from);
     model_losses(s->model, &s->tape, b, n, weight, loss);
     for (int i = 0; i < n; i++) *sum += (double)f32(loss[i])[0];
