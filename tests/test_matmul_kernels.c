@@ -1,6 +1,6 @@
-/* The kernels of matmul_kernels.h, every instruction set and every format, forward and backward,
- * against sums in float64 of the same bfloat16 operands. Weights, factors and results end where
- * memory ends: reading or writing behind them is a fault. */
+/* test_matmul_kernels.c - the kernels of matmul_kernels.h, every instruction set and every format,
+ * forward and backward, against sums in float64 of the same bfloat16 operands. Weights, factors and
+ * results end where memory ends: reading or writing behind them is a fault. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>

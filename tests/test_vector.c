@@ -1,6 +1,6 @@
-/* The kernels that choose their instruction set, with each that this machine has: outer_add against
- * float64, and products that must not depend on what their scratch held before. (Their values:
- * test_matmul_kernels.c.) */
+/* test_vector.c - the kernels that choose their instruction set, with each that this machine has:
+ * outer_add against float64, and products that must not depend on what their scratch held before.
+ * (Their values: test_matmul_kernels.c.) */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
