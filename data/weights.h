@@ -19,7 +19,7 @@ typedef struct WeightView {
     int64_t dim[WEIGHT_DIMS];
     int64_t bytes;
     const void *data;
-    const char *file; /* for messages */
+    const char *file;      /* for messages */
     const struct Bnb *bnb; /* not NULL: data are bitsandbytes' codes (weights_bnb.h), and dtype and
                             * dim say what they become */
     bool read; /* for the reader: set where a tensor is used, then look for those left over */
