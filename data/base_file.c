@@ -38,12 +38,12 @@ uint64_t base_hash(const void *bytes, size_t n, int64_t at) {
 
 /* ---- the user block ---- */
 
-static const char BLOCK_TEXT[] = "moesmith base file\n"
-                                 "format %d\n"
-                                 "state %s\n"
-                                 "bytes %" PRId64 "\n"
-                                 "index %" PRId64 " %" PRId64 "\n"
-                                 "hash %016" PRIx64 "\n";
+#define BLOCK_NAME "moesmith base file\n"
+static const char BLOCK_TEXT[] = BLOCK_NAME "format %d\n"
+                                            "state %s\n"
+                                            "bytes %" PRId64 "\n"
+                                            "index %" PRId64 " %" PRId64 "\n"
+                                            "hash %016" PRIx64 "\n";
 
 void base_block_write(const BaseBlock *b, char page[BASE_PAGE]) {
     memset(page, 0, BASE_PAGE);
@@ -223,6 +223,15 @@ int base_index_open(BaseIndex *out, const char *path, const void **data, size_t 
 
 bool base_file_claims(const char *path) {
     return text_ends_with(path, ".h5") && !files_is_dir(path);
+}
+
+bool base_file_begun(const char *path) {
+    char first[sizeof BLOCK_NAME - 1];
+    FILE *f = fopen(path, "rb");
+    if (!f) return false;
+    bool begun = fread(first, sizeof first, 1, f) == 1 && !memcmp(first, BLOCK_NAME, sizeof first);
+    fclose(f);
+    return begun;
 }
 
 /* ---- the whole content ---- */

@@ -55,6 +55,8 @@ int base_index_open(BaseIndex *out, const char *path, const void **data, size_t 
 
 /* Whether a path is named as base files are. */
 bool base_file_claims(const char *path);
+/* Whether what is there begins as one, whole, partial, damaged or of another version. */
+bool base_file_begun(const char *path);
 /* Reads all of it and compares every hash. step (may be NULL): bytes so far, of all. */
 typedef void (*BaseStep)(void *ctx, int64_t done, int64_t total);
 int base_file_verify(const char *path, BaseStep step, void *ctx, Err *e);

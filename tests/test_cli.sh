@@ -656,6 +656,10 @@ case='a map, and a place for the cache'
 printf 'base_model: %s\nbase_quantization: {experts: tq4, attention: nf4}\nbase_cache: %s\n' "$tmp/m" "$tmp/cache" > "$tmp/map.yaml"
 works eval "$tmp/map.yaml" $tokens
 [ -f "$tmp/cache/moesmith-attention-nf4,experts-tq4.h5" ] || wrong "no cache"
+case='a place for the cache where something else lies'
+echo mine > "$tmp/mine.h5"
+refuses 1 'base_cache .*mine.h5 is no base' eval --base_model "$tmp/m" --base_quantization tq4 --base_cache "$tmp/mine.h5" $tokens
+is "$(cat "$tmp/mine.h5")" mine
 case='two at once'
 rm "$tmp/m/moesmith-tq4.h5"
 checks=$((checks + 1))

@@ -175,6 +175,11 @@ static char *cache_in(const char *dir, const BaseWords *words) {
 static int cache_path(char **path, const Config *cfg, const BaseWords *words, Err *e) {
     const char *dir = cfg->base_cache ? cfg->base_cache : cfg->base_model;
     if (cfg->base_cache && base_file_claims(cfg->base_cache)) {
+        if (files_exists(cfg->base_cache) && !base_file_begun(cfg->base_cache))
+            return err_set(e,
+                           "base_cache %s is no base made by quantize or init, and would be "
+                           "replaced; name another file",
+                           cfg->base_cache);
         *path = mem_copy_text(cfg->base_cache);
         return 0;
     }
