@@ -50,7 +50,7 @@ static int check_case(const Op *op, int i, bool *last) {
     Tape t = {.step = &arena, .cap = NODES, .node = node};
     Rng rng = {1, (uint64_t)i, 0};
     OpCase c = op->sample(&t, &rng, i);
-    Node *n = &node[t.n - 1];
+    Node *n = &node[t.n ? t.n - 1 : 0];
     *last = c.last;
     int checked = 0;
     if (t.n && n->op == op && op->sets) {
