@@ -250,6 +250,28 @@ static void test_threads(void **state) {
     }
 }
 
+/* Gradients that are set come out as those that were cleared and added to. */
+static void test_fresh_gradients(void **state) {
+    (void)state;
+    for (size_t i = 0; i < COUNT_OF(CASES); i++) {
+        Trial r;
+        trial_open(&r, &CASES[i]);
+        trial_run(&r, 0);
+        float *added[OUTS];
+        for (int o = 1; o < OUTS; o++) {
+            size_t bytes = (size_t)tensor_bytes(result(&r, o));
+            added[o] = memcpy(arena_push(&r.arena, bytes), result(&r, o)->data, bytes);
+        }
+        r.n->fresh = r.n->op->sets;
+        trial_run(&r, NAN);
+        for (int o = 1; o < OUTS; o++) {
+            for (int64_t j = 0; j < tensor_numel(result(&r, o)); j++)
+                assert_true(f32(result(&r, o))[j] == added[o][j]);
+        }
+        trial_close(&r);
+    }
+}
+
 /* The middle sequence turns into NaN; the others keep their bits. */
 static void test_isolated(void **state) {
     (void)state;
@@ -362,6 +384,7 @@ int main(void) {
         cmocka_unit_test_setup(test_choice, need_amx),
         cmocka_unit_test_setup(test_float64, need_amx),
         cmocka_unit_test_setup(test_threads, need_amx),
+        cmocka_unit_test_setup(test_fresh_gradients, need_amx),
         cmocka_unit_test_setup(test_isolated, need_amx),
         cmocka_unit_test_setup(test_outside_window, need_amx),
         cmocka_unit_test_setup(test_scratch, need_amx),

@@ -4,7 +4,7 @@
  * += dST q   dv += PT dy By tiles with a running softmax, so that no T x T matrix exists and keys
  * outside the window cost nothing (Dao et al. 2022). This file: the op, and its float32 kernels.
  * Forward, a task is a tile of queries of one head. Backward, a task is a group of query heads of
- * one KV head of one sequence: it alone adds to their dq and, tile after tile, to their dk and dv.
+ * one KV head of one sequence: it alone makes their dq and, tile after tile, their dk and dv.
  * Under compute: bf16 the operands of the products are rounded to bfloat16 where the machine has
  * tiles for that (attention_amx.c); everything else is float32 always. */
 #include "attention.h"
@@ -12,6 +12,7 @@
 #include "sample.h"
 #include <math.h>
 #include <omp.h>
+#include <string.h>
 
 enum {
     TILE_Q = 64,
@@ -186,8 +187,8 @@ SIMD static void row_dots(int64_t rows, int64_t d, const float *x, const float *
 
 enum { BWD_ROOM = TILE_Q + 2 * TILE_Q * TILE_K }; /* values a thread works in */
 
-/* All tiles of one query head of one sequence; dk and dv point at the sequence's first row. */
-static void bwd_head(const Node *n, const Seq *s, int64_t head, float *dk, float *dv, int64_t ldkv,
+/* All tiles of one query head of one sequence: adds to the gradients. */
+static void bwd_head(const Node *n, const Seq *s, int64_t head, float *dq, float *dk, float *dv,
                      float *scratch) {
     const Attr *a = ATTR(n, Attr);
     int64_t d = a->head_dim, H = a->n_head, ldq = H * d, ldk = a->n_kv * d;
@@ -197,7 +198,6 @@ static void bwd_head(const Node *n, const Seq *s, int64_t head, float *dk, float
     const float *k = f32(n->in[K]) + s->k_at * ldk + kv * d,
                 *v = f32(n->in[V]) + s->k_at * ldk + kv * d;
     const float *lse = f32(n->saved[0]) + s->q_at * H + head;
-    float *dq = n->in[Q]->wants_grad ? f32(n->in[Q]->grad) + at : NULL;
     for (int64_t q0 = 0; q0 < s->nq; q0 += TILE_Q) {
         Tile t = tile_of(s, a, q0);
         const float *qt = q + q0 * ldq, *dyt = dy + q0 * ldq;
@@ -209,10 +209,10 @@ static void bwd_head(const Node *n, const Seq *s, int64_t head, float *dk, float
             bwd_softmax_tile(&t, score, dp, lse + q0 * H, delta, H, a->scale);
             if (dv)
                 gemm_serial(true, false, t.nk, d, t.nq, 1, score, t.nk, dyt, ldq, 1,
-                            dv + t.k0 * ldkv, ldkv);
+                            dv + t.k0 * ldk, ldk);
             if (dk)
-                gemm_serial(true, false, t.nk, d, t.nq, 1, dp, t.nk, qt, ldq, 1, dk + t.k0 * ldkv,
-                            ldkv);
+                gemm_serial(true, false, t.nk, d, t.nq, 1, dp, t.nk, qt, ldq, 1, dk + t.k0 * ldk,
+                            ldk);
             if (dq)
                 gemm_serial(false, false, t.nq, d, t.nk, 1, dp, t.nk, kt, ldk, 1, dq + q0 * ldq,
                             ldq);
@@ -221,10 +221,11 @@ static void bwd_head(const Node *n, const Seq *s, int64_t head, float *dk, float
 }
 
 /* The query heads of a KV head are cut into `parts`, as many as make BWD_TASKS tasks. The first
- * part adds to the gradients themselves, each other to its own (Tk, K*d) sum; these are added
- * afterwards, in order. */
+ * part's gradients are dk and dv themselves, each other makes its own (Tk, K*d) sum; these are
+ * added afterwards, in order. */
 typedef struct Parts {
     int64_t n, heads; /* how many, and query heads in each */
+    unsigned set;     /* bit i: the gradient of in[i] is set */
     float *sum[2];    /* of dk, dv: (n - 1, Tk, K*d); NULL where not wanted */
 } Parts;
 
@@ -232,6 +233,37 @@ static float *part_grad(const Parts *p, const Node *n, int which, int64_t part) 
     const Tensor *x = n->in[which];
     if (!x->wants_grad) return NULL;
     return part ? p->sum[which - K] + (part - 1) * tensor_numel(x) : f32(x->grad);
+}
+
+/* Gradients to set. One that two inputs share is cleared, and both add to it. */
+static unsigned sets_of(const Node *n) {
+    if (n->in[Q] != n->in[K] && n->in[Q] != n->in[V] && n->in[K] != n->in[V]) return n->fresh;
+    for (int i = Q; i <= V; i++) {
+        if (n->fresh & 1u << i) memset(n->in[i]->grad->data, 0, (size_t)tensor_bytes(n->in[i]));
+    }
+    return 0;
+}
+
+/* Of query heads [head, ...) of one sequence. */
+static Grads task_grads(const Parts *p, const Node *n, const Seq *s, int64_t head, int64_t part) {
+    const Attr *a = ATTR(n, Attr);
+    int64_t d = a->head_dim, kv = head / (a->n_head / a->n_kv);
+    int64_t q_at = s->q_at * a->n_head * d + head * d, k_at = s->k_at * a->n_kv * d + kv * d;
+    float *dk = part_grad(p, n, K, part), *dv = part_grad(p, n, V, part);
+    return (Grads){.dq = n->in[Q]->wants_grad ? f32(n->in[Q]->grad) + q_at : NULL,
+                   .dk = dk ? dk + k_at : NULL,
+                   .dv = dv ? dv + k_at : NULL,
+                   .set_dq = p->set & 1u << Q,
+                   .set_dk = part || p->set & 1u << K,
+                   .set_dv = part || p->set & 1u << V};
+}
+
+static void clear_rows(float *x, int64_t rows, int64_t cols, int64_t ld) {
+    for (int64_t i = 0; i < rows; i++) memset(x + i * ld, 0, (size_t)cols * sizeof(float));
+}
+void attention_clear_keys(const Grads *g, int64_t rows, int64_t d, int64_t ld) {
+    if (g->dk && g->set_dk) clear_rows(g->dk, rows, d, ld);
+    if (g->dv && g->set_dv) clear_rows(g->dv, rows, d, ld);
 }
 
 static Parts parts_of(const Node *n) {
@@ -260,25 +292,31 @@ static int bwd_threads(const Node *n, const Parts *p) {
 }
 
 /* Query heads [head, end) of one sequence. */
-static void bwd_heads(const Node *n, const Seq *s, int64_t head, int64_t end, float *dk, float *dv,
+static void bwd_heads(const Node *n, const Seq *s, int64_t head, int64_t end, Grads g,
                       char *scratch) {
     const Attr *a = ATTR(n, Attr);
-    int64_t ldkv = (int64_t)a->n_kv * a->head_dim;
+    int64_t d = a->head_dim;
     if (attention_amx(n)) {
-        attention_amx_bwd(n, s, head, end, dk, dv, scratch);
+        attention_amx_bwd(n, s, head, end, g, scratch);
         return;
     }
-    for (int64_t j = head; j < end; j++) bwd_head(n, s, j, dk, dv, ldkv, (float *)(void *)scratch);
+    if (g.dq && g.set_dq) clear_rows(g.dq, s->nq, (end - head) * d, a->n_head * d);
+    attention_clear_keys(&g, s->nk, d, a->n_kv * d);
+    for (int64_t j = head; j < end; j++) {
+        float *dq = g.dq ? g.dq + (j - head) * d : NULL;
+        bwd_head(n, s, j, dq, g.dk, g.dv, (float *)(void *)scratch);
+    }
 }
 
 static void bwd(Tape *t, Node *n) {
     const Attr *a = ATTR(n, Attr);
     size_t mark = arena_mark(t->step);
-    int64_t d = a->head_dim, group = a->n_head / a->n_kv, ldkv = a->n_kv * d;
+    int64_t group = a->n_head / a->n_kv;
     Parts p = parts_of(n);
+    p.set = sets_of(n);
     for (int which = K; which <= V; which++) {
         if (n->in[which]->wants_grad)
-            p.sum[which - K] = arena_push_zero(t->step, part_bytes(&p, n, which));
+            p.sum[which - K] = arena_push(t->step, part_bytes(&p, n, which));
     }
     size_t room = bwd_room(n);
     int threads = bwd_threads(n, &p);
@@ -288,10 +326,10 @@ static void bwd(Tape *t, Node *n) {
         for (int64_t kv = 0; kv < a->n_kv; kv++) {
             for (int64_t part = 0; part < p.n; part++) {
                 Seq s = attention_seq(n, i);
-                int64_t at = s.k_at * ldkv + kv * d, end = min64((part + 1) * p.heads, group);
-                float *dk = part_grad(&p, n, K, part), *dv = part_grad(&p, n, V, part);
-                bwd_heads(n, &s, kv * group + part * p.heads, kv * group + end, dk ? dk + at : NULL,
-                          dv ? dv + at : NULL, block + room * (size_t)omp_get_thread_num());
+                int64_t head = kv * group + part * p.heads;
+                int64_t end = min64(head + p.heads, (kv + 1) * group);
+                bwd_heads(n, &s, head, end, task_grads(&p, n, &s, head, part),
+                          block + room * (size_t)omp_get_thread_num());
             }
         }
     }
@@ -360,7 +398,7 @@ const Op op_attention = {"attention",
                          {bwd, CUDA(attention_bwd_cuda)},
                          sample,
                          scratch,
-                         0,
+                         1 << Q | 1 << K | 1 << V,
                          0};
 
 Tensor *attention(Tape *t, Tensor *q, Tensor *k, Tensor *v, Attend a) {

@@ -22,6 +22,15 @@ static inline Seq attention_seq(const Node *n, int64_t i) {
     return (Seq){q[i], q[i + 1] - q[i], k[i], k[i + 1] - k[i]};
 }
 
+/* Where the gradients of a task go: to the columns of its first query head, or of its KV head, in
+ * the sequence's first row; NULL: not wanted. set_: they are set rather than added to. */
+typedef struct Grads {
+    float *dq, *dk, *dv;
+    bool set_dq, set_dk, set_dv;
+} Grads;
+/* The first `rows` rows of dk and dv become zero, where they are set. */
+void attention_clear_keys(const Grads *g, int64_t rows, int64_t d, int64_t ld);
+
 /* Tiles work on strips: STRIP neighbouring queries, or keys, of one sequence. */
 enum { STRIP = 32 };
 static inline int64_t strip_count(int64_t n) { return (n + STRIP - 1) / STRIP; }
@@ -41,11 +50,9 @@ static inline Strips attention_strips(const Seq *s, int64_t window, int64_t i) {
 bool attention_amx(const Node *n);
 void attention_amx_fwd(Tape *t, Node *n);
 size_t attention_amx_fwd_bytes(const Node *n); /* of t->step, at most */
-/* Query heads [head, end), all of one KV head, of one sequence: adds to their dq and, where not
- * NULL, to dk and dv, which point at the KV head's columns of the sequence's first row. Serial;
- * scratch: attention_amx_bwd_room(n) bytes, 64-byte aligned (their number is a multiple of that).
- */
-void attention_amx_bwd(const Node *n, const Seq *s, int64_t head, int64_t end, float *dk, float *dv,
+/* Gradients of query heads [head, end), all of one KV head, of one sequence. Serial; scratch:
+ * attention_amx_bwd_room(n) bytes, 64-byte aligned (their number is a multiple of that). */
+void attention_amx_bwd(const Node *n, const Seq *s, int64_t head, int64_t end, Grads g,
                        char *scratch);
 size_t attention_amx_bwd_room(const Node *n);
 #endif

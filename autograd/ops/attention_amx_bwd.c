@@ -7,7 +7,7 @@
  * made, and become at once what the three products that follow read:
  *   dvT += dyT P     P, dS as right operands: pairs of queries interleaved
  *   dkT += qT dS
- *   dq  += dS k      dS as left operand
+ *   dq  += dS k      dS as left operand; its sums are kept as tiles, until the last block
  * Interleaving works within 128 bits, so the columns of P and dS, and with them of dkT and dvT,
  * stand in the order of key_of; it is undone when these are added to dk and dv. */
 #include "attention_amx.h"
@@ -23,16 +23,18 @@ typedef struct Bwd {
     const Attr *a;
     Seq s;
     int64_t d, wide, strips_q, strips_k;
-    int64_t line;              /* bytes of wide tiles */
-    char *kt, *vt;             /* right operands kT, vT: [2 a strip][wide] */
-    char *k;                   /* right operand k: [2*wide][strips_k] */
-    char *q, *dy;              /* left operands: [2 a strip][wide] */
-    char *qt, *dyt;            /* left operands qT, dyT: [2*wide][strips_q] */
-    float *shift, *delta;      /* of each query: log-sum-exp times log2(e); rowsum(dy * y) */
-    char *p, *ds;              /* right operands: [2*BLOCK_K][BLOCK_Q] */
-    char *ds_left;             /* left operand: [2 a strip of queries][BLOCK_K] */
-    char *dkt, *dvt;           /* sums: [2*wide][2*BLOCK_K] */
-    char *dq, *score, *dscore; /* sums: [2][2] */
+    int64_t ldq, ldk;     /* from row to row of q, y and their gradients; of k, v and theirs */
+    int64_t line;         /* bytes of wide tiles */
+    char *kt, *vt;        /* right operands kT, vT: [2 a strip][wide] */
+    char *k;              /* right operand k: [2*wide][strips_k] */
+    char *q, *dy;         /* left operands: [2 a strip][wide] */
+    char *qt, *dyt;       /* left operands qT, dyT: [2*wide][strips_q] */
+    float *shift, *delta; /* of each query: log-sum-exp times log2(e); rowsum(dy * y) */
+    char *p, *ds;         /* right operands: [2*BLOCK_K][BLOCK_Q] */
+    char *ds_left;        /* left operand: [2 a strip of queries][BLOCK_K] */
+    char *dkt, *dvt;      /* sums: [2*wide][2*BLOCK_K] */
+    char *dq;             /* sums: [2 a strip][2*wide] */
+    char *score, *dscore; /* sums: [2][2] */
 } Bwd;
 
 /* A block of keys [k0, k1), of queries [q0, q1), in strips, and what these see of it. */
@@ -43,8 +45,8 @@ typedef struct Block {
 } Block;
 
 static int64_t room_tiles(int64_t wide, int64_t strips_q, int64_t strips_k) {
-    return 6 * wide * strips_k + 8 * wide * strips_q + 6 * BLOCK_K * BLOCK_Q + 8 * wide * BLOCK_K +
-           12;
+    return 6 * wide * strips_k + 12 * wide * strips_q + 6 * BLOCK_K * BLOCK_Q + 8 * wide * BLOCK_K +
+           8;
 }
 size_t attention_amx_bwd_room(const Node *n) {
     int64_t q = strip_count(n->in[Q]->dim[0]), k = strip_count(n->in[K]->dim[0]);
@@ -63,6 +65,8 @@ static Bwd bwd_open(const Node *n, const Seq *s, char *scratch) {
     Bwd b = {.a = a,
              .s = seen_keys(*s, a->window),
              .d = a->head_dim,
+             .ldq = (int64_t)a->n_head * a->head_dim,
+             .ldk = (int64_t)a->n_kv * a->head_dim,
              .wide = head_tiles(n),
              .strips_q = strip_count(s->nq)};
     b.strips_k = strip_count(b.s.nk);
@@ -80,7 +84,7 @@ static Bwd bwd_open(const Node *n, const Seq *s, char *scratch) {
     b.ds_left = take(&scratch, 2 * BLOCK_K * BLOCK_Q);
     b.dkt = take(&scratch, 4 * b.wide * BLOCK_K);
     b.dvt = take(&scratch, 4 * b.wide * BLOCK_K);
-    b.dq = take(&scratch, 4);
+    b.dq = take(&scratch, 2 * queries);
     b.score = take(&scratch, 4);
     b.dscore = take(&scratch, 4);
     b.shift = (float *)(void *)scratch;
@@ -144,6 +148,7 @@ AMX_TARGET static void pack_queries(const Bwd *b, const float *q, const float *d
                    b->dyt + i * TILE_PACK, apart, true);
         for (int64_t r = at; r < at + STRIP; r++) {
             bool real = r < b->s.nq;
+            if (r + STRIP < b->s.nq) tile_fetch(y + (r + STRIP) * ld, b->d);
             b->shift[r] = real ? lse[r * H] * LOG2_E : INFINITY;
             b->delta[r] = real ? row_dot(dy + r * ld, y + r * ld, b->d) : 0;
         }
@@ -233,41 +238,55 @@ AMX_TARGET static void block_key_sums(const Bwd *b, const Block *k, const char *
     }
 }
 
-AMX_INLINE void add_lanes(float *to, __mmask16 m, __m512 x) {
-    _mm512_mask_storeu_ps(to, m, _mm512_add_ps(_mm512_maskz_loadu_ps(m, to), x));
+/* Sets or adds to 16 values, of which m are there. What is set goes past the cache where the line
+ * is whole: reading it first would cost as much as writing it. */
+AMX_INLINE void put_lanes(float *to, __mmask16 m, __m512 x, bool set) {
+    if (!set)
+        _mm512_mask_storeu_ps(to, m, _mm512_add_ps(_mm512_maskz_loadu_ps(m, to), x));
+    else if (m == 0xffff && (uintptr_t)to % 64 == 0)
+        _mm512_stream_ps(to, x);
+    else
+        _mm512_mask_storeu_ps(to, m, x);
 }
 
-/* dq of the block's queries += dS k, 32 columns at a time; those that come next are fetched while
- * the tiles are busy, for rows of dq lie pages apart. */
-AMX_TARGET static void block_query_sums(const Bwd *b, const Block *k, float *dq, int64_t ld) {
+/* The sums of dq of one strip, complete. */
+AMX_TARGET static void put_query_sums(const Bwd *b, int64_t i, const Grads *g) {
+    int64_t rows = min64(STRIP, b->s.nq - i * STRIP);
+    for (int64_t r = 0; r < rows; r++) {
+        float *to = g->dq + (i * STRIP + r) * b->ldq;
+        const char *from = b->dq + (2 * i + r / 16) * 2 * b->line + r % 16 * 64;
+        for (int64_t c = 0; c < b->d; c += 16, from += TILE_PACK)
+            put_lanes(to + c, tile_lanes(b->d - c), sums_row(from, 0), g->set_dq);
+    }
+}
+
+/* dq of the block's queries += dS k. */
+AMX_TARGET static void block_query_sums(const Bwd *b, const Block *k, const Grads *g) {
     for (int64_t i = k->q0; i < k->q1; i++) {
-        Strips seen = k->seen[i - k->q0];
-        int64_t rows = min64(STRIP, b->s.nq - i * STRIP), apart = b->strips_k * TILE_PACK;
+        Strips seen = k->seen[i - k->q0], all = attention_strips(&b->s, b->a->window, i);
+        int64_t apart = b->strips_k * TILE_PACK;
         const char *left = b->ds_left + (2 * (i - k->q0) * BLOCK_K + seen.from - k->k0) * TILE_PACK;
         if (seen.from >= seen.to) continue;
         for (int64_t c = 0; c < b->wide; c++) {
-            float *to = dq + i * STRIP * ld + 32 * c;
-            for (int64_t r = 0; r < rows; r++) tile_fetch(to + r * ld, 32);
-            tile_sums_zero();
+            char *sum = b->dq + i * 4 * b->line + 2 * c * TILE_PACK;
+            if (seen.from == all.from)
+                tile_sums_zero();
+            else
+                tile_sums_load(sum, 2 * b->line, TILE_PACK);
             tile_sums_add(left, BLOCK_K * TILE_PACK, b->k + 2 * c * apart + seen.from * TILE_PACK,
                           apart, seen.to - seen.from);
-            tile_sums_store(b->dq, PAIR, TILE_PACK);
-            __mmask16 low = tile_lanes(b->d - 32 * c), high = tile_lanes(b->d - 32 * c - 16);
-            for (int64_t r = 0; r < rows; r++) {
-                const char *from = b->dq + r / 16 * PAIR;
-                add_lanes(to + r * ld, low, sums_row(from, r % 16));
-                add_lanes(to + r * ld + 16, high, sums_row(from + TILE_PACK, r % 16));
-            }
+            tile_sums_store(sum, 2 * b->line, TILE_PACK);
         }
+        if (seen.to == all.to) put_query_sums(b, i, g);
     }
 }
 
 /* The key of a strip that column c of its tile `half` of P and dS belongs to. */
 static inline int64_t key_of(int64_t half, int64_t c) { return c / 4 * 8 + half * 4 + c % 4; }
 
-/* dk or dv of the block's keys += the transposed sums. */
-AMX_TARGET static void add_key_sums(const Bwd *b, const Block *k, const char *sum, float *to,
-                                    int64_t ld) {
+/* The transposed sums go to dk or dv of the block's keys. */
+AMX_TARGET static void put_key_sums(const Bwd *b, const Block *k, const char *sum, float *to,
+                                    int64_t ld, bool set) {
     for (int64_t j = k->k0; j < k->k1; j++) {
         float *strip = to + j * STRIP * ld;
         int64_t keys = b->s.nk - j * STRIP;
@@ -280,7 +299,7 @@ AMX_TARGET static void add_key_sums(const Bwd *b, const Block *k, const char *su
             for (int64_t r = 0; r < 16; r++) {
                 int64_t key = key_of(c % 2, r);
                 if (key >= keys) continue;
-                add_lanes(strip + key * ld + c / 2 * 16, m, _mm512_castsi512_ps(row[r]));
+                put_lanes(strip + key * ld + c / 2 * 16, m, _mm512_castsi512_ps(row[r]), set);
             }
         }
     }
@@ -293,12 +312,7 @@ static Strips block_queries(const Bwd *b, const Block *k) {
     return (Strips){first / STRIP, last < 0 ? 0 : last / STRIP + 1};
 }
 
-typedef struct HeadGrads {
-    float *dq, *dk, *dv; /* NULL: not wanted */
-    int64_t ldq, ldk;
-} HeadGrads;
-
-AMX_TARGET static void bwd_block(const Bwd *b, Block *k, const HeadGrads *g) {
+AMX_TARGET static void bwd_block(const Bwd *b, Block *k, const Grads *g) {
     Strips q = block_queries(b, k);
     if (q.from >= q.to) return;
     for (k->q0 = q.from; k->q0 < q.to; k->q0 = k->q1) {
@@ -311,34 +325,35 @@ AMX_TARGET static void bwd_block(const Bwd *b, Block *k, const HeadGrads *g) {
         block_softmax(b, k);
         if (g->dv) block_key_sums(b, k, b->dyt, b->p, b->dvt);
         if (g->dk) block_key_sums(b, k, b->qt, b->ds, b->dkt);
-        if (g->dq) block_query_sums(b, k, g->dq, g->ldq);
+        if (g->dq) block_query_sums(b, k, g);
     }
-    if (g->dk) add_key_sums(b, k, b->dkt, g->dk, g->ldk);
-    if (g->dv) add_key_sums(b, k, b->dvt, g->dv, g->ldk);
+    if (g->dk) put_key_sums(b, k, b->dkt, g->dk, b->ldk, g->set_dk);
+    if (g->dv) put_key_sums(b, k, b->dvt, g->dv, b->ldk, g->set_dv);
 }
 
-void attention_amx_bwd(const Node *n, const Seq *s, int64_t head, int64_t end, float *dk, float *dv,
+void attention_amx_bwd(const Node *n, const Seq *s, int64_t head, int64_t end, Grads g,
                        char *scratch) {
     Bwd b = bwd_open(n, s, scratch);
-    int64_t d = b.d, H = b.a->n_head, ldq = H * d, ldk = b.a->n_kv * d;
-    int64_t kv = head / (H / b.a->n_kv), skip = (b.s.k_at - s->k_at) * ldk;
+    int64_t H = b.a->n_head, kv_at = head / (H / b.a->n_kv) * b.d;
+    int64_t unseen = s->nq ? b.s.k_at - s->k_at : s->nk;
+    attention_clear_keys(&g, unseen, b.d, b.ldk);
     if (s->nq == 0) return;
+    if (g.dk) g.dk += unseen * b.ldk;
+    if (g.dv) g.dv += unseen * b.ldk;
     amx_begin();
-    pack_keys(&b, f32(n->in[K]) + b.s.k_at * ldk + kv * d, f32(n->in[V]) + b.s.k_at * ldk + kv * d,
-              ldk);
+    pack_keys(&b, f32(n->in[K]) + b.s.k_at * b.ldk + kv_at,
+              f32(n->in[V]) + b.s.k_at * b.ldk + kv_at, b.ldk);
     for (int64_t j = head; j < end; j++) {
-        int64_t at = s->q_at * ldq + j * d;
-        HeadGrads g = {.dq = n->in[Q]->wants_grad ? f32(n->in[Q]->grad) + at : NULL,
-                       .dk = dk ? dk + skip : NULL,
-                       .dv = dv ? dv + skip : NULL,
-                       .ldq = ldq,
-                       .ldk = ldk};
-        pack_queries(&b, f32(n->in[Q]) + at, f32(n->out[0]->grad) + at, f32(n->out[0]) + at, ldq,
+        int64_t at = s->q_at * b.ldq + j * b.d;
+        pack_queries(&b, f32(n->in[Q]) + at, f32(n->out[0]->grad) + at, f32(n->out[0]) + at, b.ldq,
                      f32(n->saved[0]) + s->q_at * H + j, H);
         for (int64_t from = 0; from < b.strips_k; from += BLOCK_K) {
             Block k = {.k0 = from, .k1 = min64(from + BLOCK_K, b.strips_k)};
             bwd_block(&b, &k, &g);
         }
+        if (g.dq) g.dq += b.d;
+        g.set_dk = g.set_dv = false;
     }
+    _mm_sfence();
     amx_end();
 }
