@@ -24,7 +24,7 @@ SIMD static float largest(const float *x, int64_t n) { return simd_max(x, n, -IN
 
 /* Logits x become exp(z - max) * dz/dx; returns the sum of exp(z - max): float32 within a block,
  * double between blocks. */
-SIMD static double exp_row(float *x, int64_t n, float max, float cap) {
+SIMD static double exp_and_slope(float *x, int64_t n, float max, float cap) {
     enum { BLOCK = 1024 };
     float e[BLOCK], over_cap = cap > 0 ? 1 / cap : 0;
     double sum = 0;
@@ -41,7 +41,7 @@ SIMD static double exp_row(float *x, int64_t n, float max, float cap) {
     return sum;
 }
 
-SIMD static void scale_row(float *x, int64_t n, float by) {
+SIMD static void scale_gradient(float *x, int64_t n, float by) {
     for (int64_t i = 0; i < n; i++) x[i] *= by;
 }
 
@@ -55,9 +55,9 @@ static double loss_row(float *x, int64_t V, int64_t label, const Attr *a, bool g
         slope = 1 - u * u;
         top = cap * simd_tanh(top * (1 / cap));
     }
-    double sum = exp_row(x, V, top, cap), loss = log(sum) + (double)top - (double)z;
+    double sum = exp_and_slope(x, V, top, cap), loss = log(sum) + (double)top - (double)z;
     if (gradient) {
-        scale_row(x, V, (float)((double)a->s / sum));
+        scale_gradient(x, V, (float)((double)a->s / sum));
         x[label] -= a->s * slope;
     }
     return loss;
