@@ -61,7 +61,6 @@ typedef struct Job {
 } Job;
 
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 static int64_t strip_columns(const Job *j) { return j->back ? BLOCK_COLS : PANEL_ROWS; }
 
@@ -133,7 +132,7 @@ AMX_INLINE void prefetch_line(const Opening *o, const Format *f) {
 static Block block_slowly(const Job *j, const Strip *s, int64_t b) {
     const Walk *w = &s->weight;
     int64_t row = b * w->row_step, col = b * w->col_step;
-    int64_t rows = least(w->rows - row, PANEL_ROWS), cols = least(w->cols - col, BLOCK_COLS);
+    int64_t rows = min64(w->rows - row, PANEL_ROWS), cols = min64(w->cols - col, BLOCK_COLS);
     float *block = j->scratch->block;
     for (int64_t r = 0; r < rows; r++) {
         weight_open(j->w, s->row + row + r, s->col + col, cols, block + r * BLOCK_COLS);
@@ -311,10 +310,10 @@ AMX_INLINE void put_rows(const float *sums, float *out, int64_t ld, int tokens, 
 AMX_TARGET static void put_sums(const Job *j, const Strip *s, float (*sums)[16 * 16], int64_t tile,
                                 int half) {
     int64_t t = tile * TILE_TOKENS;
-    int tokens = (int)least(TILE_TOKENS, j->tokens->m - t);
+    int tokens = (int)min64(TILE_TOKENS, j->tokens->m - t);
     for (int q = 0; q < 2; q++) {
         int column = half * 32 + q * 16;
-        int n = (int)least(s->n - column, 16);
+        int n = (int)min64(s->n - column, 16);
         float *out = s->out + t * j->ld + column;
         if (n <= 0) return;
         if (j->back)
@@ -360,7 +359,7 @@ AMX_TARGET static Opening start_opening(const Job *j, const Chunk *c) {
             put_line(&v, c->opened + (b - c->first) * block_opened(j->back), i, j->back);
         }
     }
-    int64_t blocks = least(c->end, count) - c->first;
+    int64_t blocks = min64(c->end, count) - c->first;
     return (Opening){.strip = &c->strip,
                      .to = c->opened,
                      .b = c->first,
@@ -379,7 +378,7 @@ static int lines_per_step(const Opening *o, int64_t steps) {
 AMX_TARGET static void run_chunk(const Job *j, const Kernel *k, const Chunk *c, int64_t from,
                                  int64_t tiles, Opening *next) {
     int64_t halves = c->strip.n > 32 && j->back ? 2 : 1, step = c->first * block_steps(j->back);
-    int64_t steps = least(c->end * block_steps(j->back), j->tokens->n_k) - step;
+    int64_t steps = min64(c->end * block_steps(j->back), j->tokens->n_k) - step;
     int lines = lines_per_step(next, steps * halves * tiles);
     for (int h = 0; h < halves; h++) {
         float(*sums)[2][16 * 16] = j->scratch->sums + h * TILES_MAX;
