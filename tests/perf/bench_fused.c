@@ -17,7 +17,14 @@
 #include <time.h>
 #undef I
 
-enum { ROUNDS = 5, TOKENS = 512, BLOCK_TOKENS = 256, COLD_BYTES = 500000000, TILE_LOOPS = 4000 };
+enum {
+    STRIPS = 8,
+    ROUNDS = 5,
+    TOKENS = 512,
+    BLOCK_TOKENS = 256,
+    COLD_BYTES = 500000000,
+    TILE_LOOPS = 4000
+};
 static const int tokens[] = {1, 8, 16, 32, 64, 128, 256, 512};
 static const DType formats[] = {DT_bf16, DT_nf4_bf16, DT_nf4, DT_tq4, DT_int8};
 enum { N_TOKENS = 8, N_FORMATS = 5, OPEN_AND_SGEMM = N_FORMATS, TILES, N_COLUMNS };
@@ -75,25 +82,26 @@ static const void *first_panel(const Tensor *w, int64_t panel) {
     return dtype_is_packed(w->dtype) ? weight_panel(w, 0, panel) : NULL;
 }
 
-static void forward(const Tensor *w, const Packed *x, int64_t token, int64_t panel, char *own) {
-    int64_t rows = w->dim[0], row = panel * PANEL_ROWS;
+/* A task takes STRIPS panels, or columns of blocks, as matmul.c deals them. */
+static void forward(const Tensor *w, const Packed *x, int64_t token, int64_t task, char *own) {
+    int64_t rows = w->dim[0], panel = task * STRIPS, row = panel * PANEL_ROWS;
     ForwardTask t = {.w = w,
                      .row = row,
                      .panel = first_panel(w, panel),
-                     .n = PANEL_ROWS,
+                     .n = min64(STRIPS * PANEL_ROWS, rows - row),
                      .x = x,
                      .y = result + token * rows + row,
                      .ldy = rows};
     kernels->forward(&t, own);
 }
 
-static void backward(const Tensor *w, const Packed *dy, int64_t token, int64_t strip, char *own) {
-    int64_t cols = w->dim[1], col = strip * BLOCK_COLS;
+static void backward(const Tensor *w, const Packed *dy, int64_t token, int64_t task, char *own) {
+    int64_t cols = w->dim[1], col = task * STRIPS * BLOCK_COLS;
     BackwardTask t = {.w = w,
                       .rows = w->dim[0],
                       .panel = first_panel(w, 0),
                       .col = col,
-                      .n = BLOCK_COLS,
+                      .n = min64(STRIPS * BLOCK_COLS, cols - col),
                       .dy = dy,
                       .dx = result + token * cols + col,
                       .lddx = cols};
@@ -103,7 +111,8 @@ static void backward(const Tensor *w, const Packed *dy, int64_t token, int64_t s
 static void fused(Cold *c, int m, bool back) {
     cold_next(c);
     int64_t n_k = (back ? c->w.dim[0] : c->w.dim[1]) / TILE_COLS;
-    int64_t tasks = back ? c->w.dim[1] / BLOCK_COLS : c->w.dim[0] / PANEL_ROWS;
+    int64_t strips = back ? c->w.dim[1] / BLOCK_COLS : c->w.dim[0] / PANEL_ROWS;
+    int64_t tasks = (strips + STRIPS - 1) / STRIPS;
     int64_t blocks = (m + BLOCK_TOKENS - 1) / BLOCK_TOKENS;
 #pragma omp parallel
     {
