@@ -7,8 +7,8 @@
 #include <stdint.h>
 
 #define AMX_TARGET                                                                                 \
-    __attribute__((                                                                                \
-        target("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,amx-tile,amx-bf16")))
+    __attribute__((target(                                                                         \
+        "avx2,fma,prfchw,avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,amx-tile,amx-bf16")))
 #define AMX_INLINE static inline __attribute__((always_inline)) AMX_TARGET
 
 /* Register c, a or b: a number from 0 to 7, written out. Rows in memory lie `stride` bytes apart.

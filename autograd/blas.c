@@ -20,7 +20,7 @@ void blas_prepare(char **argv) {
         self[n] = 0;
         setenv("MOESMITH_PREPARED", "1", 1);
         setenv("OPENBLAS_NUM_THREADS", "1", 1); /* not even started in the new life */
-        setenv("GOMP_SPINCOUNT", "3000", 0);
+        setenv("GOMP_SPINCOUNT", "20000", 0);
         if (cpu_isa() >= ISA_AVX512) setenv("OPENBLAS_CORETYPE", "SkylakeX", 0);
         execv(self, argv); /* returns only on failure: then slower, not wrong */
     }

@@ -5,21 +5,18 @@
 #include "matmul.h"
 #include "cpu.h"
 #include "matmul_kernels.h"
+#include "pack.h"
 #include "rows.h"
-#include "simd.h"
 #include "turn.h"
 #include "weight.h"
 #include <omp.h>
-#ifdef __x86_64__
-#include <immintrin.h>
-#endif
 
 enum {
     PACK_TOKENS = 64,       /* rows that a thread packs at a time */
     BLOCK_TOKENS = 256,     /* rows that meet w at a time: a core's cache holds their tiles */
     LONG_ROWS = 8192,       /* of w: dy's tiles are too long for that, and meet it slice by slice */
     SLICE_ROWS = 1024,      /* of w, whole panels */
-    OUTER_COLS = 128,       /* columns of da, rows of db in one task */
+    OUTER_COLS = 512,       /* columns of da, rows of db in one task */
     STRIPS_MOST = 8,        /* of w that one task takes, */
     TASKS_EACH = 8,         /* if there are that many tasks for each thread */
     PARALLEL_FROM = 1 << 20 /* multiplications worth waking the other threads for */
@@ -32,115 +29,6 @@ static int64_t ceil_div(int64_t n, int64_t by) { return (n + by - 1) / by; }
 /* Tiles along the columns of x: whole blocks of w; of anything else. */
 static int64_t x_tiles(int64_t I) { return ceil_div(I, BLOCK_COLS) * (BLOCK_COLS / TILE_COLS); }
 static int64_t tiles_along(int64_t n) { return ceil_div(n, TILE_COLS); }
-
-/* ---- packing -------------------------------------------------------------------------------- */
-
-/* A row of a left operand's tiles: s*x rounded to bfloat16, zeros up to whole tiles. */
-typedef void (*RoundFn)(const float *restrict x, int64_t n, float s, uint16_t *restrict tile);
-enum { NEXT_TILE = TILE_BYTES / 2 };
-SIMD static void round_row(const float *restrict x, int64_t n, float s, uint16_t *restrict tile) {
-    for (; n >= TILE_COLS; n -= TILE_COLS, x += TILE_COLS, tile += NEXT_TILE) {
-        for (int i = 0; i < TILE_COLS; i++) tile[i] = f32_to_bf16(s * x[i]);
-    }
-    for (int i = 0; n > 0 && i < TILE_COLS; i++) tile[i] = i < n ? f32_to_bf16(s * x[i]) : 0;
-}
-
-#ifdef __x86_64__
-/* The same by the instruction there is for it (which takes subnormal values for zero). */
-__attribute__((target("avx512f,avx512bw,avx512bf16"))) static void
-round_row_avx512(const float *restrict x, int64_t n, float s, uint16_t *restrict tile) {
-    const __m512 by = _mm512_set1_ps(s);
-    for (; n > 0; n -= TILE_COLS, x += TILE_COLS, tile += NEXT_TILE) {
-        __mmask32 in = n >= TILE_COLS ? ~(__mmask32)0 : ((__mmask32)1 << n) - 1;
-        __m512 low = _mm512_maskz_loadu_ps((__mmask16)in, x);
-        __m512 high = _mm512_maskz_loadu_ps((__mmask16)(in >> 16), x + 16);
-        __m512bh both = _mm512_cvtne2ps_pbh(_mm512_mul_ps(high, by), _mm512_mul_ps(low, by));
-        memcpy(tile, &both, sizeof both);
-    }
-}
-static RoundFn round_fn(void) { return cpu_isa() == ISA_AMX ? round_row_avx512 : round_row; }
-#else
-static RoundFn round_fn(void) { return round_row; }
-#endif
-
-/* Four tokens' pairs p..p+3 become four rows of four tokens. */
-typedef uint32_t Quad __attribute__((vector_size(16), may_alias));
-SIMD_INLINE void transpose_quad(const uint32_t *from, uint32_t *to, const int *row) {
-    const Quad *q = (const Quad *)(const void *)from;
-    Quad a = __builtin_shufflevector(q[0], q[4], 0, 4, 1, 5);
-    Quad b = __builtin_shufflevector(q[0], q[4], 2, 6, 3, 7);
-    Quad c = __builtin_shufflevector(q[8], q[12], 0, 4, 1, 5);
-    Quad d = __builtin_shufflevector(q[8], q[12], 2, 6, 3, 7);
-    *(Quad *)(void *)(to + row[0] * TILE_TOKENS) = __builtin_shufflevector(a, c, 0, 1, 4, 5);
-    *(Quad *)(void *)(to + row[1] * TILE_TOKENS) = __builtin_shufflevector(a, c, 2, 3, 6, 7);
-    *(Quad *)(void *)(to + row[2] * TILE_TOKENS) = __builtin_shufflevector(b, d, 0, 1, 4, 5);
-    *(Quad *)(void *)(to + row[3] * TILE_TOKENS) = __builtin_shufflevector(b, d, 2, 3, 6, 7);
-}
-
-/* Tiles of a left operand become those of a right one, in place: dwords are transposed, and their
- * rows stand in the order of pair_column. */
-SIMD static void transpose_tiles(char *tiles, int64_t n) {
-    static const int row[4][4] = {{0, 1, 4, 5}, {8, 9, 12, 13}, {2, 3, 6, 7}, {10, 11, 14, 15}};
-    for (int64_t k = 0; k < n; k++) {
-        uint32_t *tile = (uint32_t *)(void *)(tiles + k * TILE_BYTES);
-        _Alignas(64) uint32_t from[TILE_BYTES / 4];
-        memcpy(from, tile, sizeof from);
-        for (int token = 0; token < TILE_TOKENS; token += 4) {
-            for (int p = 0; p < 4; p++)
-                transpose_quad(from + token * 16 + p * 4, tile + token, row[p]);
-        }
-    }
-}
-
-/* Rows to be packed: row i is x[at[i]] (at NULL: x[i]), cols values, times s. */
-typedef struct Rows {
-    const float *x;
-    const int32_t *at;
-    int64_t cols;
-    float s;
-} Rows;
-
-/* Columns that are turned together, in whole blocks of w. */
-static int64_t turn_strip(int64_t cols) {
-    int64_t block = turn_block(cols);
-    return block > BLOCK_COLS ? block : BLOCK_COLS;
-}
-
-/* Columns [col, col + n) of some rows from t on become rows of the tiles at `tile`. */
-static void pack_columns(const Rows *r, int64_t t, int64_t some, int64_t col, int64_t n,
-                         float *turned, char *tile) {
-    RoundFn round_to = round_fn();
-    const float *from[TILE_TOKENS];
-    for (int64_t i = 0; i < some; i++) {
-        from[i] = r->x + (r->at ? r->at[t + i] : t + i) * r->cols + col;
-        if (!turned) continue;
-        memcpy(turned + i * n, from[i], (size_t)n * sizeof *turned);
-        from[i] = turned + i * n;
-    }
-    if (turned) turn_columns(turned, some, r->cols, col, n, n);
-    for (int64_t i = 0; i < some; i++)
-        round_to(from[i], n, r->s, (uint16_t *)(void *)(tile + i * 64));
-}
-
-/* p->m rows become tiles first..first+n-1 of p's token tiles, right operands or left ones. turned:
- * room for 16 rows of a strip; the rows are turned on the way. NULL: they are not. */
-static void pack_rows(const Packed *p, int64_t first, int64_t n, const Rows *r, bool right,
-                      float *turned) {
-    int64_t strip = turned ? turn_strip(r->cols) : r->cols, full = tiles_along(r->cols);
-    for (int64_t t = 0; t < p->m; t += TILE_TOKENS) {
-        char *tile = packed_tile(p, t / TILE_TOKENS, first);
-        int64_t some = min64(TILE_TOKENS, p->m - t);
-        for (int64_t col = 0; col < r->cols; col += strip) {
-            pack_columns(r, t, some, col, min64(strip, r->cols - col), turned,
-                         tile + col / TILE_COLS * TILE_BYTES);
-        }
-        for (int64_t k = 0; k < n; k++) {
-            int64_t rows = k < full ? some : 0;
-            memset(tile + k * TILE_BYTES + rows * 64, 0, (size_t)(TILE_TOKENS - rows) * 64);
-        }
-        if (right) transpose_tiles(tile, n);
-    }
-}
 
 /* ---- what a product needs to know ------------------------------------------------------------ */
 
@@ -194,7 +82,7 @@ static Work work_of(const Matmul *m) {
  */
 
 /* Columns of dx that one task computes. */
-static int64_t strip_of(const Work *k) { return k->turned ? turn_strip(k->I) : BLOCK_COLS; }
+static int64_t strip_of(const Work *k) { return k->turned ? pack_strip(k->I) : BLOCK_COLS; }
 
 /* Pieces of at most `most` rows, however T rows are spread over the groups. */
 static int64_t most_pieces(const Work *k, int64_t most) {

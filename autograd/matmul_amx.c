@@ -323,11 +323,21 @@ AMX_TARGET static void put_sums(const Job *j, const Strip *s, float (*sums)[16 *
     }
 }
 
+/* What put_sums will write, on its way to the cache. */
+AMX_INLINE void fetch_out(const Job *j, const Strip *s, int64_t tile, int half) {
+    int64_t t = tile * TILE_TOKENS, n = min64(s->n - half * 32, 32);
+    int64_t tokens = min64(TILE_TOKENS, j->tokens->m - t);
+    for (int64_t i = 0; i < tokens; i++) {
+        const float *out = s->out + (t + i) * j->ld + half * 32;
+        for (int64_t c = 0; c < n; c += 16) __builtin_prefetch(out + c, 1);
+    }
+}
+
 /* ---- the loops ---- */
 
 /* Blocks [first, end) of those of a strip, low-rank ones included. */
 typedef struct Chunk {
-    Strip strip;
+    const Strip *strip;
     int64_t first, end;
     char *opened;
     bool first_of_all, last_of_all;
@@ -337,30 +347,29 @@ static int64_t strip_blocks(const Job *j) {
     return j->first.weight.count + j->first.low_rank.count;
 }
 
-/* Chunk c of all strips', n of each; what comes behind the last one is empty. */
-static Chunk chunk_at(const Job *j, int64_t c, int64_t n) {
-    int64_t strip = c / n, at = c % n, blocks = strip_blocks(j);
-    Chunk chunk = {.strip = strip_at(j, strip), .opened = j->scratch->opened[c % 2]};
-    if (chunk.strip.n <= 0) return chunk;
-    chunk.first = blocks * at / n;
-    chunk.end = blocks * (at + 1) / n;
-    chunk.first_of_all = at == 0;
-    chunk.last_of_all = at + 1 == n;
-    return chunk;
+/* Chunk c of all strips', n of each, of a strip that is in hand. */
+static Chunk chunk_at(const Job *j, int64_t c, int64_t n, const Strip *strip) {
+    int64_t at = c % n, blocks = strip_blocks(j);
+    return (Chunk){.strip = strip,
+                   .first = blocks * at / n,
+                   .end = blocks * (at + 1) / n,
+                   .opened = j->scratch->opened[c % 2],
+                   .first_of_all = at == 0,
+                   .last_of_all = at + 1 == n};
 }
 
 /* Opens the low-rank blocks of a chunk and leaves the rest to be opened. */
 AMX_TARGET static Opening start_opening(const Job *j, const Chunk *c) {
-    int64_t count = c->strip.weight.count;
+    int64_t count = c->strip->weight.count;
     for (int64_t b = c->first < count ? count : c->first; b < c->end; b++) {
-        Block block = block_at(&c->strip.low_rank, b - count);
+        Block block = block_at(&c->strip->low_rank, b - count);
         for (int i = 0; i < LINES; i++) {
             Line v = open_f32(&block, i, _mm512_setzero_ps());
             put_line(&v, c->opened + (b - c->first) * block_opened(j->back), i, j->back);
         }
     }
     int64_t blocks = min64(c->end, count) - c->first;
-    return (Opening){.strip = &c->strip,
+    return (Opening){.strip = c->strip,
                      .to = c->opened,
                      .b = c->first,
                      .left = blocks > 0 ? (int)blocks * LINES : 0};
@@ -377,7 +386,7 @@ static int lines_per_step(const Opening *o, int64_t steps) {
  * have reached the cache, and the next products are under way. */
 AMX_TARGET static void run_chunk(const Job *j, const Kernel *k, const Chunk *c, int64_t from,
                                  int64_t tiles, Opening *next) {
-    int64_t halves = c->strip.n > 32 && j->back ? 2 : 1, step = c->first * block_steps(j->back);
+    int64_t halves = c->strip->n > 32 && j->back ? 2 : 1, step = c->first * block_steps(j->back);
     int64_t steps = min64(c->end * block_steps(j->back), j->tokens->n_k) - step;
     int lines = lines_per_step(next, steps * halves * tiles);
     for (int h = 0; h < halves; h++) {
@@ -390,28 +399,32 @@ AMX_TARGET static void run_chunk(const Job *j, const Kernel *k, const Chunk *c, 
                 AMX_LOAD(0, sums[t][0], 64);
                 AMX_LOAD(1, sums[t][1], 64);
             }
+            if (c->last_of_all) fetch_out(j, c->strip, from + t, h);
             k->multiply(j, c->opened + h * HALF_BYTES, packed_tile(j->tokens, from + t, step),
                         steps, next, lines);
-            if (c->last_of_all && t > 0) put_sums(j, &c->strip, sums[t - 1], from + t - 1, h);
+            if (c->last_of_all && t > 0) put_sums(j, c->strip, sums[t - 1], from + t - 1, h);
             AMX_STORE(0, sums[t][0], 64);
             AMX_STORE(1, sums[t][1], 64);
         }
-        if (c->last_of_all) put_sums(j, &c->strip, sums[tiles - 1], from + tiles - 1, h);
+        if (c->last_of_all) put_sums(j, c->strip, sums[tiles - 1], from + tiles - 1, h);
     }
 }
 
 static void run_tiles(const Job *j, const Kernel *k, int64_t from, int64_t tiles) {
     int64_t strips = ceil_div(j->first.n, strip_columns(j));
-    int64_t chunks = (strip_blocks(j) + j->chunk_blocks / 2) / j->chunk_blocks;
-    if (chunks == 0) chunks = 1;
-    Chunk chunk = chunk_at(j, 0, chunks);
+    int64_t chunks = max64((strip_blocks(j) + j->chunk_blocks / 2) / j->chunk_blocks, 1);
+    Strip strip[2] = {j->first}; /* this one and the next, in turn */
+    Chunk chunk = chunk_at(j, 0, chunks, &strip[0]);
     Opening opening = start_opening(j, &chunk);
     k->open(j, &opening);
-    for (int64_t c = 0; c < strips * chunks; c++) {
-        Chunk next = chunk_at(j, c + 1, chunks);
-        opening = start_opening(j, &next);
+    for (int64_t c = 1; c <= strips * chunks; c++) {
+        int64_t s = c / chunks;
+        Chunk next = chunk_at(j, c, chunks, &strip[s % 2]);
+        bool last = s == strips;
+        if (next.first_of_all && !last) strip[s % 2] = strip_at(j, s);
+        opening = last ? (Opening){.left = 0} : start_opening(j, &next);
         run_chunk(j, k, &chunk, from, tiles, &opening);
-        k->open(j, &opening);
+        if (!last) k->open(j, &opening);
         chunk = next;
     }
 }

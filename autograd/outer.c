@@ -5,11 +5,11 @@
 #include "matmul_kernels.h"
 
 enum {
-    CHUNK = 256, /* tokens */
-    AHEAD = 8,
-    LANES = 16, /* of a vector, at most */
-    STRIP_COLS = 128,
-    STRIP_ROWS = 64 /* of what is summed aside */
+    CHUNK = 32,       /* tokens: STRIP_COLS columns of theirs fill the first cache */
+    AHEAD = 32,       /* tokens whose columns are asked for */
+    LANES = 16,       /* of a vector, at most */
+    STRIP_COLS = 512, /* wide: rows are read as the processor reads ahead in them */
+    STRIP_ROWS = 64   /* of what is summed aside */
 };
 
 /* A kernel of outer.h. */

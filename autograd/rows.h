@@ -24,6 +24,14 @@ static inline int64_t row_piece(int64_t at, int64_t n) {
     return n - at < ROWS_PIECE ? n - at : ROWS_PIECE;
 }
 
+/* Row r of x (rows, ld apart), n values that are read soon, on their way to the cache: ask for the
+ * row FETCH_AHEAD rows on. Memory is the limit of most ops, and this keeps more of it in flight
+ * than the processor does by itself. */
+enum { FETCH_AHEAD = 2 };
+static inline void row_fetch(const float *x, int64_t r, int64_t rows, int64_t ld, int64_t n) {
+    for (int64_t i = 0; r < rows && i < n; i += 16) __builtin_prefetch(x + r * ld + i);
+}
+
 void row_scale(float *y, const float *x, float s, int64_t n);      /* y = s*x */
 void row_add_scaled(float *y, const float *x, float s, int64_t n); /* y += s*x */
 /* y = s*x where set, else y += s*x */

@@ -4,6 +4,12 @@
 #include "../rows.h"
 #include "sample.h"
 
+/* The rows of y that token i gathers: they lie in no pattern that the processor knows. */
+static void fetch_rows(const float *y, const int32_t *row_of, int64_t i, int64_t T, int64_t k,
+                       int64_t D) {
+    for (int64_t j = i * k; i < T && j < (i + 1) * k; j++) row_fetch(y, row_of[j], T * k, D, D);
+}
+
 static void fwd(Tape *t, Node *n) {
     (void)t;
     int64_t T = tensor_rows(n->out[0]), D = tensor_cols(n->out[0]);
@@ -13,6 +19,7 @@ static void fwd(Tape *t, Node *n) {
     float *z = f32(n->out[0]);
     FOR_ROWS(i, T, k * D) {
         const int32_t *row = row_of + i * k;
+        fetch_rows(y, row_of, i + 1, T, k, D);
         row_scale(z + i * D, y + row[0] * D, w[i * k], D);
         for (int64_t j = 1; j < k; j++) row_add_scaled(z + i * D, y + row[j] * D, w[i * k + j], D);
     }
@@ -27,6 +34,7 @@ static void bwd(Tape *t, Node *n) {
     float *dy = n->in[0]->wants_grad ? f32(n->in[0]->grad) : NULL;
     float *dw = n->in[1]->wants_grad ? f32(n->in[1]->grad) : NULL;
     FOR_ROWS(i, T, k * D) {
+        if (dw) fetch_rows(y, row_of, i + 1, T, k, D);
         for (int64_t j = i * k; j < (i + 1) * k; j++) {
             if (dy) row_put_scaled(dy + row_of[j] * D, dz + i * D, w[j], D, n->fresh & 1);
             if (dw) dw[j] += (float)row_dot(dz + i * D, y + row_of[j] * D, D);

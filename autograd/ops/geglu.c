@@ -69,7 +69,11 @@ static void fwd(Tape *t, Node *n) {
     Halves h = halves(n);
     int64_t rows = tensor_rows(n->out[0]), F = tensor_cols(n->out[0]);
     float *y = f32(n->out[0]);
-    FOR_ROWS(r, rows, F) { geglu_row(h.g + r * h.stride, h.u + r * h.stride, y + r * F, F); }
+    FOR_ROWS(r, rows, F) {
+        row_fetch(h.g, r + FETCH_AHEAD, rows, h.stride, F);
+        row_fetch(h.u, r + FETCH_AHEAD, rows, h.stride, F);
+        geglu_row(h.g + r * h.stride, h.u + r * h.stride, y + r * F, F);
+    }
 }
 
 static void bwd(Tape *t, Node *n) {
@@ -80,6 +84,9 @@ static void bwd(Tape *t, Node *n) {
     bool set_g = n->fresh & 1, set_u = n->in[1] ? n->fresh & 2 : set_g;
     FOR_ROWS(r, rows, F) {
         int64_t at = r * h.stride;
+        row_fetch(h.g, r + FETCH_AHEAD, rows, h.stride, F);
+        row_fetch(h.u, r + FETCH_AHEAD, rows, h.stride, F);
+        row_fetch(dy, r + FETCH_AHEAD, rows, F, F);
         put_back_row(h.g + at, h.u + at, dy + r * F, h.dg ? h.dg + at : NULL,
                      h.du ? h.du + at : NULL, F, set_g, set_u);
     }

@@ -40,6 +40,8 @@ static void fwd(Tape *t, Node *n) {
     float *y = f32(n->out[0]), *inverse = f32(n->saved[0]);
     FOR_ROWS(i, runs, cols) {
         const float *xi = x + i * cols;
+        row_fetch(x, i + FETCH_AHEAD, runs, cols, cols);
+        if (to) row_fetch(to, i + FETCH_AHEAD, runs, cols, cols);
         float r = (float)(1 / sqrt(row_dot(xi, xi, cols) / (double)cols + (double)a->eps));
         inverse[i] = r;
         if (to) {
@@ -74,6 +76,8 @@ static void bwd(Tape *t, Node *n) {
         float *dx = f32(n->in[X]->grad);
         FOR_ROWS(i, runs, cols) {
             const float *xi = x + i * cols, *di = dy + i * cols;
+            row_fetch(x, i + FETCH_AHEAD, runs, cols, cols);
+            row_fetch(dy, i + FETCH_AHEAD, runs, cols, cols);
             double r = (double)inverse[i];
             double s = w ? row_dot3(di, w, xi, cols) : row_dot(di, xi, cols);
             float c = (float)(s / (double)cols * r * r * r);
