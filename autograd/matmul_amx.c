@@ -115,7 +115,7 @@ AMX_INLINE const char *ahead_of(const Walk *w, int64_t b, int64_t n) {
     return (const char *)((uintptr_t)w->first + (uintptr_t)at);
 }
 AMX_INLINE void prefetch(const char *ahead, int64_t at) {
-    _mm_prefetch((const char *)((uintptr_t)ahead + (uintptr_t)at), _MM_HINT_T1);
+    _mm_prefetch((const char *)((uintptr_t)ahead + (uintptr_t)at), _MM_HINT_T0);
 }
 /* The i-th sixteenth of the block ahead. */
 AMX_INLINE void prefetch_line(const Opening *o, const Format *f) {
@@ -389,13 +389,14 @@ AMX_TARGET static void run_chunk(const Job *j, const Kernel *k, const Chunk *c, 
     int64_t halves = c->strip->n > 32 && j->back ? 2 : 1, step = c->first * block_steps(j->back);
     int64_t steps = min64(c->end * block_steps(j->back), j->tokens->n_k) - step;
     int lines = lines_per_step(next, steps * halves * tiles);
+    bool stays = halves * tiles == 1; /* the sums, in their registers, between the chunks */
     for (int h = 0; h < halves; h++) {
         float(*sums)[2][16 * 16] = j->scratch->sums + h * TILES_MAX;
         for (int64_t t = 0; t < tiles; t++) {
             if (c->first_of_all) {
                 AMX_ZERO(0);
                 AMX_ZERO(1);
-            } else {
+            } else if (!stays) {
                 AMX_LOAD(0, sums[t][0], 64);
                 AMX_LOAD(1, sums[t][1], 64);
             }
@@ -403,6 +404,7 @@ AMX_TARGET static void run_chunk(const Job *j, const Kernel *k, const Chunk *c, 
             k->multiply(j, c->opened + h * HALF_BYTES, packed_tile(j->tokens, from + t, step),
                         steps, next, lines);
             if (c->last_of_all && t > 0) put_sums(j, c->strip, sums[t - 1], from + t - 1, h);
+            if (stays && !c->last_of_all) continue;
             AMX_STORE(0, sums[t][0], 64);
             AMX_STORE(1, sums[t][1], 64);
         }

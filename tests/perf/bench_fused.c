@@ -38,6 +38,8 @@ typedef struct Cold {
 } Cold;
 
 static const MatmulKernels *kernels;
+static Arena memory; /* as in the program: in huge pages where the system gives them */
+static Err err;
 static char *packed_rows, *scratch;
 static float *opened, *result, *plain;
 static double seconds[N_TOKENS][2][N_COLUMNS][ROUNDS];
@@ -61,7 +63,7 @@ static Cold cold_new(DType d, int64_t rows, int64_t cols) {
     for (int64_t i = 0; i < rows * cols; i++) values[i] = (float)rng_uniform(&rng) - 0.5f;
     c.bytes = (size_t)weight_bytes(d, 2, c.w.dim);
     c.n = (int)(COLD_BYTES / c.bytes);
-    c.data = mem_alloc(c.bytes * (size_t)c.n);
+    c.data = arena_push(&memory, c.bytes * (size_t)c.n);
     if (dtype_is_packed(d))
         weight_pack(d, values, rows, cols, c.data, &lost, &size);
     else
@@ -203,10 +205,11 @@ static void print_table(int64_t rows, int64_t cols) {
 
 static void shape(int threads, int64_t rows, int64_t cols) {
     Cold cold[N_FORMATS];
+    size_t mark = arena_mark(&memory);
     omp_set_num_threads(threads);
     openblas_set_num_threads(threads);
     for (int f = 0; f < N_FORMATS; f++) cold[f] = cold_new(formats[f], rows, cols);
-    opened = mem_alloc((size_t)(rows * cols) * sizeof *opened);
+    opened = arena_push(&memory, (size_t)(rows * cols) * sizeof *opened);
     for (int round = -1; round < ROUNDS; round++) { /* the first warms up */
         for (int i = 0; i < N_TOKENS * 2 * N_COLUMNS; i++) {
             int column = i % N_COLUMNS;
@@ -215,8 +218,7 @@ static void shape(int threads, int64_t rows, int64_t cols) {
         }
     }
     print_table(rows, cols);
-    mem_free(opened);
-    for (int f = 0; f < N_FORMATS; f++) mem_free(cold[f].data);
+    arena_release(&memory, mark);
 }
 
 int main(int argc, char **argv) {
@@ -225,11 +227,15 @@ int main(int argc, char **argv) {
     int64_t widest = argc > 3 ? atol(argv[2]) + atol(argv[3]) : 2816;
     int only = argc > 1 ? atoi(argv[1]) : 0;
     kernels = cpu_isa() == ISA_AMX ? &matmul_amx : &matmul_vector;
-    packed_rows = aligned_alloc(64, (size_t)(TOKENS * widest * 2));
+    if (arena_open(&memory, (size_t)2 * COLD_BYTES * N_FORMATS, &err)) {
+        fprintf(stderr, "bench_fused: %s\n", err.text);
+        return 1;
+    }
+    packed_rows = arena_push(&memory, (size_t)(TOKENS * widest * 2));
     memset(packed_rows, 0x3c, (size_t)(TOKENS * widest * 2)); /* 0.0115 each */
-    scratch = aligned_alloc(64, kernels->scratch_bytes * (size_t)(only > 2 ? only : 2));
-    result = mem_alloc((size_t)(TOKENS * widest) * sizeof *result);
-    plain = mem_alloc((size_t)(TOKENS * widest) * sizeof *plain);
+    scratch = arena_push(&memory, kernels->scratch_bytes * (size_t)(only > 2 ? only : 2));
+    result = arena_push_zero(&memory, (size_t)(TOKENS * widest) * sizeof *result);
+    plain = arena_push_zero(&memory, (size_t)(TOKENS * widest) * sizeof *plain);
     printf("%s kernels, OpenBLAS %s\n", isa_name[cpu_isa()], openblas_get_corename());
     for (int threads = 1; threads <= 2; threads++) {
         if (argc > 3) {
@@ -239,9 +245,6 @@ int main(int argc, char **argv) {
         for (int i = 0; i < 3 && (!only || only == threads); i++)
             shape(threads, shapes[i][0], shapes[i][1]);
     }
-    free(packed_rows);
-    free(scratch);
-    mem_free(result);
-    mem_free(plain);
+    arena_close(&memory);
     return 0;
 }
