@@ -193,10 +193,10 @@ static int check_view(const Model *m, const Site *s, const WeightView *v, Err *e
     return 0;
 }
 
-/* Where the weight lies as the kernels read it. */
-static const void *stored_data(Model *m, const WeightView *v) {
+/* Where the weight lies as the kernels read it. Codes of what is opened now cannot be left. */
+static const void *stored_data(Model *m, const Site *s, const WeightView *v) {
     if (!v->bnb) return v->data;
-    if (m->leave_codes) return NULL;
+    if (m->leave_codes && s->row->flags & ROW_MAPPED) return NULL;
     void *own = arena_push(&m->keep, (size_t)weight_bytes(v->dtype, v->n_dim, v->dim));
     bnb_repack(v, own);
     return own;
@@ -209,7 +209,7 @@ static int bind_site(Model *m, Site *s, Err *e) {
     v->read = true;
     int64_t dim[3];
     int n = site_dims(m, s, dim);
-    s->base = tensor_over(&m->keep, v->dtype, n, dim, stored_data(m, v));
+    s->base = tensor_over(&m->keep, v->dtype, n, dim, stored_data(m, s, v));
     *s->slot = s->base;
     if (!(s->row->flags & ROW_MAPPED)) {
         *s->slot = tensor_new(&m->keep, DT_f32, n, dim);

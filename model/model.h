@@ -144,7 +144,7 @@ struct Model {
  * any tensor that is missing, of another shape, or that nobody reads. */
 int model_open(Model **out, const char *dir, Err *e);
 /* The same for who reads the checkpoint's own tensors (weights_find by the sites' names):
- * bitsandbytes' codes are not brought into memory, the bases of their sites have no data. */
+ * bitsandbytes' codes of ROW_MAPPED sites are not brought into memory, their bases have no data. */
 int model_open_checkpoint(Model **out, const char *dir, Err *e);
 /* Shapes only, from config.json (a file, a directory that holds one, or a base.h5): for init. No
  * weights. */

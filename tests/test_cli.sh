@@ -688,6 +688,31 @@ grep -q '"merge_into": "original"' "$tmp/out" || wrong "does not say into what"
 cmp -s "$tmp/original/model.safetensors" "$model/model.safetensors" || wrong "not the original"
 refuses 2 'merge_into: original' export --base_model "$tmp/q.h5" --merge_into original --format merged --output "$tmp/none"
 
+for bits in 4 8; do
+    case="a checkpoint of bitsandbytes, $bits bits, routers too"
+    for form in bnb open; do
+        damaged
+        "$TOOL" $form$bits "$model/model.safetensors" "$st"
+        rm -rf "$tmp/$form$bits"
+        mv "$tmp/m" "$tmp/$form$bits"
+    done
+    loss_of "$tmp/open$bits"
+    opened=$loss
+    loss_of "$tmp/bnb$bits"
+    is "$loss" "$opened"
+    works estimate --base_model "$tmp/bnb$bits" $tokens --json
+    "$TOOL" json peak_memory_bytes < "$tmp/out" > /dev/null || wrong "the last line is no JSON"
+    works train --base_model "$tmp/bnb$bits" $tokens --max_steps 1 --router.train full --output_dir "$tmp/b$bits"
+    works quantize --base_model "$tmp/bnb$bits" --base_quantization.experts int8 --output "$tmp/bnb$bits.h5"
+    loss_of "$tmp/bnb$bits" --base_quantization.experts int8
+    of_cache=$loss
+    loss_of "$tmp/bnb$bits.h5"
+    is "$loss" "$of_cache"
+    works export --base_model "$tmp/bnb$bits" --format merged --save_dtype f32 --output "$tmp/unpacked$bits"
+    loss_of "$tmp/unpacked$bits"
+    is "$loss" "$opened"
+done
+
 case='init straight into a base, from any config file'
 works init --base_model "$tmp/sizes/tiny.json" --base_quantization nf4 --output "$tmp/random.h5" --json
 "$TOOL" json parameters < "$tmp/out" > /dev/null || wrong "the last line is no JSON"

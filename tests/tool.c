@@ -2,6 +2,7 @@
  * damaged, and looks into files that the program wrote.
  *
  *     tool drop|add|turn|nan|swap|experts3d|per-expert|major FROM TO [NAME]   edits safetensors
+ *     tool bnb4|bnb8|open4|open8 FROM TO    as bitsandbytes stores it, and the values of that
  *     tool lie FROM TO          the header claims bytes that are not there
  *     tool whole FILE           fails unless FILE (.safetensors, .h5) is whole
  *     tool shape FILE.h5 NAME   prints "f32 62 96"
@@ -11,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "autograd/quant/codebook.h"
 #include "data/files.h"
 #include "data/h5.h"
 #include "data/json.h"
@@ -133,20 +135,121 @@ static void major(Edit *x) { /* B's columns with the rank fastest */
     }
 }
 
+/* ---- as bitsandbytes stores a checkpoint ---- */
+
+static bool ends_with(const char *text, const char *end) {
+    size_t n = strlen(text), k = strlen(end);
+    return n >= k && !strcmp(text + n - k, end);
+}
+
+/* What is quantised: linears, routers among them; not experts in one tensor, nor embeddings. */
+static bool is_linear(const SafetensorsEntry *e) {
+    return e->n_dim == 2 && ends_with(e->name, "proj.weight");
+}
+
+static void add_beside(Edit *x, const char *name, const char *stored, int64_t n, const void *data) {
+    x->at[x->n++] = (SafetensorsEntry){.name = name,
+                                       .dtype = DT_COUNT,
+                                       .stored = stored,
+                                       .n_dim = n > 0,
+                                       .dim = {n},
+                                       .data = data};
+}
+
+static const char *beside(Edit *x, const char *name, const char *what) {
+    char *text = arena_push(&x->keep, 512);
+    snprintf(text, 512, "%s%s", name, what);
+    return text;
+}
+
+static float largest(const float *x, int64_t n) {
+    float most = 0;
+    for (int64_t i = 0; i < n; i++) most = fmaxf(most, fabsf(x[i]));
+    return most;
+}
+
+static unsigned nearest(float share) {
+    unsigned best = 0;
+    for (unsigned i = 1; i < 16; i++) {
+        if (fabsf(share - NF4_VALUE[i]) < fabsf(share - NF4_VALUE[best])) best = i;
+    }
+    return best;
+}
+
+/* In blocks of 64 of the flattened tensor; the first of two codes is the high half of their byte.
+ */
+static void to_4bit(Edit *x, SafetensorsEntry *e, bool open) {
+    int64_t rows = e->dim[0], cols = e->dim[1], n = rows * cols;
+    float *value = own(x, e), *absmax = arena_push(&x->keep, (size_t)(n / 64 + 1) * 4);
+    uint8_t *codes = arena_push_zero(&x->keep, (size_t)(n + 1) / 2);
+    for (int64_t i = 0; i < n; i++) {
+        if (i % 64 == 0) absmax[i / 64] = largest(value + i, n - i < 64 ? n - i : 64);
+        unsigned code = nearest(value[i] / absmax[i / 64]);
+        codes[i / 2] |= (uint8_t)(code << (i % 2 ? 0 : 4));
+        value[i] = NF4_VALUE[code] * absmax[i / 64];
+    }
+    if (open) return;
+    char *state = arena_push(&x->keep, 256);
+    snprintf(state, 256,
+             "{\"quant_type\": \"nf4\", \"blocksize\": 64, \"dtype\": \"float32\", "
+             "\"shape\": [%ld, %ld]}",
+             (long)rows, (long)cols);
+    e->dtype = DT_COUNT, e->stored = "U8", e->data = codes;
+    e->dim[0] = (n + 1) / 2, e->dim[1] = 1;
+    add_beside(x, beside(x, e->name, ".absmax"), "F32", (n + 63) / 64, absmax);
+    add_beside(x, beside(x, e->name, ".quant_map"), "F32", 16, NF4_VALUE);
+    add_beside(x, beside(x, e->name, ".quant_state.bitsandbytes__nf4"), "U8",
+               (int64_t)strlen(state), state);
+}
+
+/* Each row in steps of its largest magnitude / 127; weight_format 0: rows one after the other. */
+static void to_8bit(Edit *x, SafetensorsEntry *e, bool open) {
+    static const uint8_t format_row = 0;
+    int64_t rows = e->dim[0], cols = e->dim[1];
+    float *value = own(x, e), *most = arena_push(&x->keep, (size_t)rows * 4);
+    int8_t *codes = arena_push(&x->keep, (size_t)(rows * cols));
+    for (int64_t i = 0; i < rows * cols; i++) {
+        int64_t r = i / cols;
+        if (i % cols == 0) most[r] = largest(value + i, cols);
+        codes[i] = (int8_t)lroundf(value[i] / most[r] * 127);
+        value[i] = (float)codes[i] * (most[r] / 127);
+    }
+    if (open) return;
+    e->dtype = DT_COUNT, e->stored = "I8", e->data = codes;
+    char *scb = arena_push(&x->keep, 512);
+    snprintf(scb, 512, "%.*sSCB", (int)(strlen(e->name) - strlen("weight")), e->name);
+    add_beside(x, scb, "F32", rows, most);
+    add_beside(x, beside(x, e->name, "_format"), "U8", 0, &format_row);
+}
+
+static void to_codes(Edit *x, void (*to)(Edit *, SafetensorsEntry *, bool), bool open) {
+    for (int i = 0, n = x->n; i < n; i++) {
+        if (is_linear(&x->at[i])) to(x, &x->at[i], open);
+    }
+}
+static void bnb4(Edit *x) { to_codes(x, to_4bit, false); }
+static void bnb8(Edit *x) { to_codes(x, to_8bit, false); }
+static void open4(Edit *x) { to_codes(x, to_4bit, true); }
+static void open8(Edit *x) { to_codes(x, to_8bit, true); }
+
+/* ---- which edit ---- */
+
 static const struct {
     const char *word;
     void (*edit)(Edit *x);
 } edits[] = {{"drop", drop},   {"add", add},
              {"turn", turn},   {"nan", nan_},
              {"swap", swap},   {"experts3d", experts3d},
-             {"major", major}, {"per-expert", per_expert}};
+             {"major", major}, {"per-expert", per_expert},
+             {"bnb4", bnb4},   {"bnb8", bnb8},
+             {"open4", open4}, {"open8", open8}};
 
 static void edit(void (*how)(Edit *), const char *from, const char *to, const char *name) {
     Weights *w;
     ok(weights_open(&w, from, &err));
     Edit x = {.n = weights_count(w), .name = name};
     ok(arena_open(&x.keep, (size_t)1 << 26, &err));
-    x.at = arena_push(&x.keep, sizeof *x.at * (size_t)(x.n + 1));
+    x.at = arena_push(&x.keep, sizeof *x.at * (size_t)(4 * x.n + 1));
     for (int i = 0; i < x.n; i++) {
         const WeightView *v = weights_at(w, i);
         x.at[i] = (SafetensorsEntry){
@@ -172,11 +275,6 @@ static void lie(const char *from, const char *to) {
 }
 
 /* ---- looks ---- */
-
-static bool ends_with(const char *text, const char *end) {
-    size_t n = strlen(text), k = strlen(end);
-    return n >= k && !strcmp(text + n - k, end);
-}
 
 static void whole(const char *path) {
     if (ends_with(path, ".h5")) {
