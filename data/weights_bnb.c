@@ -14,8 +14,11 @@ static WeightView *beside(Weights *w, const char *name, const char *what) {
     return weights_find(w, full);
 }
 
+/* The format bounds this by the file's size; only a tensor without values may have any dims. */
 static int64_t numel_of(const WeightView *v) {
     int64_t n = 1;
+    for (int i = 0; i < v->n_dim; i++)
+        if (!v->dim[i]) return 0;
     for (int i = 0; i < v->n_dim; i++) n *= v->dim[i];
     return n;
 }
@@ -52,7 +55,7 @@ static int read_shape(State *s, const json_t *json, const WeightView *v, Err *e)
         s->dim[i] = json_integer_value(json_array_get(shape, (size_t)i));
         good = s->dim[i] > 0 && !__builtin_mul_overflow(n, s->dim[i], &n);
     }
-    if (good && (n + 1) / 2 == v->bytes) return 0;
+    if (good && n / 2 + n % 2 == v->bytes) return 0;
     return err_set(e, "%s: tensor %s has %ld bytes of codes, which is not what its shape asks for",
                    v->file, v->name, (long)v->bytes);
 }
@@ -124,8 +127,8 @@ static int recognise_8bit(Weights *w, WeightView *scb, Err *e) {
     if (n + 16 >= sizeof name) return 0;
     snprintf(name, sizeof name, "%.*sweight", (int)n, scb->name);
     WeightView *v = weights_find(w, name), *format = beside(w, name, "_format");
-    if (!v || strcmp(v->stored, "I8") || v->n_dim != 2 || strcmp(scb->stored, "F32") ||
-        numel_of(scb) != v->dim[0])
+    if (!v || strcmp(v->stored, "I8") || v->n_dim != 2 || v->dim[0] < 1 || v->dim[1] < 1 ||
+        strcmp(scb->stored, "F32") || numel_of(scb) != v->dim[0])
         return err_set(e, "%s: tensor %s are no scales of 8-bit codes beside it", scb->file,
                        scb->name);
     Bnb *b = weights_keep(w, mem_alloc(sizeof *b));
