@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include "../autograd/quant/codebook.h"
 #include "json.h"
 
 static const char STATE[] = ".quant_state.bitsandbytes__";
@@ -83,12 +84,25 @@ static int read_state(State *s, const WeightView *state, const WeightView *v, Er
     return bad ? -1 : 0;
 }
 
+/* What the codes stand for: ours are bitsandbytes' to the bit, older versions' to rounding. */
+static int check_map(Weights *w, const WeightView *v, Err *e) {
+    const float *map = NULL;
+    TRY(take(w, v, ".quant_map", "F32", 16, &map, e));
+    for (int i = 0; i < 16; i++) {
+        if (fabsf(map[i] - NF4_VALUE[i]) <= 1e-6f) continue;
+        return err_set(e,
+                       "%s: code %d of tensor %s stands for %g in its quant_map, for %g in nf4; "
+                       "only nf4 as bitsandbytes writes it can be read",
+                       v->file, i, v->name, (double)map[i], (double)NF4_VALUE[i]);
+    }
+    return 0;
+}
+
 static int take_scales(Weights *w, const WeightView *v, Bnb *b, const State *s, Err *e) {
     int64_t n = 1;
-    const void *map;
     for (int i = 0; i < s->n_dim; i++) n *= s->dim[i];
     n = (n + s->block - 1) / s->block;
-    TRY(take(w, v, ".quant_map", "F32", 16, &map, e));
+    TRY(check_map(w, v, e));
     if (!beside(w, v->name, ".nested_absmax"))
         return take(w, v, ".absmax", "F32", n, &b->absmax, e);
     TRY(take(w, v, ".absmax", "U8", n, &b->nested, e));
@@ -120,6 +134,19 @@ static int recognise_4bit(Weights *w, WeightView *state, Err *e) {
     return 0;
 }
 
+/* Only rows one after the other (0) are what they look like: the others (col32, col_turing,
+ * col_ampere) hold the codes in the order of a GPU's tiles. */
+static int check_layout(const WeightView *v, WeightView *format, Err *e) {
+    if (!format) return 0;
+    format->read = true;
+    bool known = !strcmp(format->stored, "U8") && format->bytes == 1;
+    if (known && !*(const uint8_t *)format->data) return 0;
+    return err_set(e,
+                   "%s: tensor %s has its codes in the order of a GPU's tiles (%s); only those "
+                   "in rows (0) can be read: save it again with a newer bitsandbytes",
+                   v->file, v->name, format->name);
+}
+
 /* X.weight as I8 with X.SCB: the largest magnitudes of its rows. */
 static int recognise_8bit(Weights *w, WeightView *scb, Err *e) {
     char name[NAME_MAX_BYTES];
@@ -134,7 +161,7 @@ static int recognise_8bit(Weights *w, WeightView *scb, Err *e) {
     Bnb *b = weights_keep(w, mem_alloc(sizeof *b));
     *b = (Bnb){.block = v->dim[1], .absmax = scb->data};
     scb->read = true;
-    if (format) format->read = true;
+    TRY(check_layout(v, format, e));
     v->bnb = b;
     v->dtype = DT_int8;
     return 0;

@@ -2,7 +2,7 @@
  * of codes X there lie
  *     4 bits: X.absmax, X.quant_map, X.quant_state.bitsandbytes__nf4 (JSON: shape, blocksize) and,
  *             where the scales are quantised too, X.nested_absmax, X.nested_quant_map
- *     8 bits: SCB for weight (row maxima), weight_format
+ *     8 bits: SCB for weight (row maxima), weight_format (0, or absent: by rows)
  * Recognised, the codes' view takes the shape and the format of the weight they stand for, and
  * those beside it count as read. Source: bitsandbytes' functional.py and autograd/_functions.py. */
 #ifndef WEIGHTS_BNB_H

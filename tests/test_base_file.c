@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include "autograd/quant/codebook.h"
 #include "autograd/weight.h"
 #include "data/base_writer.h"
 #include "data/files.h"
@@ -426,10 +427,11 @@ static void test_bnb(void **state) {
     for (int i = 0; i < 3; i++) weights_close(w[i]);
 }
 
-/* Codes of a made-up tensor (2, 128) with blocks of 128, and what is to become of them. */
-static void put_bnb(const char *name, const char *type, int block, DType scale) {
+/* Codes of a made-up tensor (2, 128) with blocks of 128, and what is to become of them. map: what
+ * they stand for. */
+static void put_bnb(const char *name, const char *type, int block, DType scale, const float *map) {
     uint8_t codes[128];
-    float absmax[8] = {1, 2, 4, 8}, map[16] = {0};
+    float absmax[8] = {1, 2, 4, 8};
     char state[200], label[80];
     for (int i = 0; i < 128; i++) codes[i] = (uint8_t)(7 * i);
     snprintf(state, sizeof state,
@@ -463,7 +465,7 @@ static void test_bnb_blocks(void **state) {
     Weights *w;
     uint8_t packed[8192], flat[256];
     float opened[256], plain[256];
-    put_bnb("b128.safetensors", "nf4", 128, DT_f32);
+    put_bnb("b128.safetensors", "nf4", 128, DT_f32, NF4_VALUE);
     ok(weights_open(&w, in("b128.safetensors"), &err));
     const WeightView *v = weights_find(w, "x.weight");
     assert_int_equal(v->dtype, DT_nf4);
@@ -479,19 +481,26 @@ static void test_bnb_blocks(void **state) {
     assert_memory_equal(opened, plain, sizeof plain);
     arena_close(&a);
     weights_close(w);
-    put_bnb("fp4.safetensors", "fp4", 64, DT_f32);
+    put_bnb("fp4.safetensors", "fp4", 64, DT_f32, NF4_VALUE);
     refused(try_open(in("fp4.safetensors")), "fp4");
-    put_bnb("b32.safetensors", "nf4", 32, DT_f32);
+    put_bnb("b32.safetensors", "nf4", 32, DT_f32, NF4_VALUE);
     refused(try_open(in("b32.safetensors")), "blocks of 32");
-    put_bnb("half.safetensors", "nf4", 64, DT_bf16);
+    put_bnb("half.safetensors", "nf4", 64, DT_bf16, NF4_VALUE);
     refused(try_open(in("half.safetensors")), "x.weight.absmax");
+    float other[16];
+    memcpy(other, NF4_VALUE, sizeof other);
+    other[7] = NAN;
+    put_bnb("nan_map.safetensors", "nf4", 64, DT_f32, other);
+    refused(try_open(in("nan_map.safetensors")), "code 7 of tensor x.weight");
+    other[7] = 0, other[15] = 0.9f;
+    put_bnb("map.safetensors", "nf4", 64, DT_f32, other);
+    refused(try_open(in("map.safetensors")), "code 15 of tensor x.weight stands for 0.9");
 }
 
-static void test_bnb_8bit(void **state) {
-    (void)state;
+/* Codes -70.. of a made-up tensor (2, 70). format: weight_format, of a type; NULL: none. */
+static void put_bnb8(const char *name, const char *format_type, const void *format) {
     int8_t codes[2 * 70];
-    float scb[2] = {12.7f, 254}, opened[140];
-    uint8_t packed[16384];
+    float scb[2] = {12.7f, 254};
     for (int i = 0; i < 140; i++) codes[i] = (int8_t)(i - 70);
     const SafetensorsEntry entries[] = {
         {.name = "x.weight",
@@ -501,9 +510,18 @@ static void test_bnb_8bit(void **state) {
          .dim = {2, 70},
          .data = codes},
         {.name = "x.SCB", .dtype = DT_f32, .n_dim = 1, .dim = {2}, .data = scb},
+        {.name = "x.weight_format", .dtype = DT_COUNT, .stored = format_type, .data = format},
     };
+    ok(safetensors_write(in(name), entries, format ? 3 : 2, NULL, 0, &err));
+}
+
+static void test_bnb_8bit(void **state) {
+    (void)state;
+    const float scb[2] = {12.7f, 254};
+    float opened[140];
+    uint8_t packed[16384];
     Weights *w;
-    ok(safetensors_write(in("b8.safetensors"), entries, COUNT_OF(entries), NULL, 0, &err));
+    put_bnb8("b8.safetensors", NULL, NULL);
     ok(weights_open(&w, in("b8.safetensors"), &err));
     const WeightView *v = weights_find(w, "x.weight");
     assert_int_equal(v->dtype, DT_int8);
@@ -512,9 +530,15 @@ static void test_bnb_8bit(void **state) {
     Arena a;
     ok(arena_open(&a, 1 << 20, &err));
     weight_values(tensor_over(&a, DT_int8, 2, v->dim, packed), 0, 140, opened);
-    for (int i = 0; i < 140; i++) assert_true(opened[i] == (float)codes[i] * (scb[i / 70] / 127));
+    for (int i = 0; i < 140; i++) assert_true(opened[i] == (float)(i - 70) * (scb[i / 70] / 127));
     arena_close(&a);
     weights_close(w);
+    put_bnb8("rows.safetensors", "U8", (uint8_t[]){0});
+    ok(try_open(in("rows.safetensors")));
+    put_bnb8("tiles.safetensors", "U8", (uint8_t[]){2});
+    refused(try_open(in("tiles.safetensors")), "x.weight_format");
+    put_bnb8("wide.safetensors", "I64", (int64_t[]){0});
+    refused(try_open(in("wide.safetensors")), "x.weight_format");
 }
 
 /* ---- random numbers ---- */
