@@ -66,6 +66,25 @@ void weight_values(const Tensor *w, int64_t first, int64_t n, float *dst) {
     mem_free(part);
 }
 
+int weight_row_ranges(const Tensor *w, int64_t row, ByteRange out[2]) {
+    int64_t cols = tensor_cols(w), at = row * cols, end = at + cols;
+    if (dtype_is_packed(w->dtype)) {
+        int64_t rows = w->dim[w->n_dim - 2], bytes = panel_bytes(w->dtype, cols),
+                panel = row / rows * panel_count(rows) + row % rows / PANEL_ROWS;
+        out[0] = (ByteRange){panel * bytes, bytes};
+        return 1;
+    }
+    if (w->dtype != DT_nf4_flat) {
+        out[0] = (ByteRange){dtype_bytes(w->dtype, at), dtype_bytes(w->dtype, cols)};
+        return 1;
+    }
+    int64_t scale = at / NF4_BLOCK, scales = (end + NF4_BLOCK - 1) / NF4_BLOCK - scale,
+            each = (int64_t)sizeof(float);
+    out[0] = (ByteRange){at / 2, (end + 1) / 2 - at / 2};
+    out[1] = (ByteRange){nf4_flat_code_bytes(tensor_numel(w)) + scale * each, scales * each};
+    return 2;
+}
+
 DType weight_format_of(const char *word, DType source, int64_t cols) {
     if (word && !strcmp(word, "nf4")) {
         if (cols % NF4_BLOCK) return DT_nf4_flat;

@@ -22,6 +22,13 @@ void weight_values(const Tensor *w, int64_t first, int64_t n, float *dst);
  */
 const void *weight_panel(const Tensor *w, int64_t e, int64_t panel);
 
+/* Where in the tensor's data the values of a row stand, with their scales: of a packed format all
+ * over its panel; of DT_nf4_flat in two places. Returns how many ranges. */
+typedef struct ByteRange {
+    int64_t from, bytes;
+} ByteRange;
+int weight_row_ranges(const Tensor *w, int64_t row, ByteRange out[2]);
+
 /* The format that a word of base_quantization asks for, given what the checkpoint stores and the
  * shape: "nf4" keeps absmax as bfloat16 where the source is bfloat16 (lossless there), and is flat
  * where blocks of 64 would straddle rows. DT_COUNT for "none" and unknown words. */

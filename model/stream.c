@@ -267,16 +267,14 @@ void stream_begin(Stream *s, bool comes_back) {
 
 void stream_rows(Stream *s, const Tensor *table, const Tensor *ids) {
     if (!s) return;
-    DType d = table->dtype;
-    int64_t cols = tensor_cols(table), n = tensor_rows(table), at_once = 1, bytes = 0;
-    if (dtype_is_packed(d))
-        at_once = PANEL_ROWS, bytes = panel_bytes(d, cols);
-    else if (dtype_info[d].block_n)
-        bytes = dtype_bytes(d, cols);
-    for (int64_t i = 0; i < tensor_numel(ids) && bytes; i++) {
+    int64_t n = tensor_rows(table);
+    for (int64_t i = 0; i < tensor_numel(ids); i++) {
         int64_t id = i32(ids)[i];
         if (id < 0 || id >= n) continue;
-        advise(s, (char *)table->data + id / at_once * bytes, (size_t)bytes, MADV_WILLNEED);
+        ByteRange r[2];
+        int ranges = weight_row_ranges(table, id, r);
+        for (int k = 0; k < ranges; k++)
+            advise(s, (char *)table->data + r[k].from, (size_t)r[k].bytes, MADV_WILLNEED);
     }
     s->rows = true;
 }

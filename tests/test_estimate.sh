@@ -74,9 +74,14 @@ rows() {
 }
 model experts '"hidden_size_per_layer_input": 0, "enable_moe_block": true, "num_experts": 32,
     "top_k_experts": 4, "moe_intermediate_size": 128, "intermediate_size": 512'
+# A table so wide that each of its packed panels is many pages.
+config '"hidden_size_per_layer_input": 2048, "intermediate_size": 256, "tie_word_embeddings": false' > "$tmp/wide.json"
+"$MOESMITH" init --base_model "$tmp/wide.json" --base_quantization.embeddings int8 --output "$tmp/wide.h5" \
+    2> "$tmp/err" || wrong "init wide"
 model embeddings '"hidden_size_per_layer_input": 64, "intermediate_size": 1024, "tie_word_embeddings": false'
 rows 6 96 > "$tmp/short.jsonl"
 rows 3 700 > "$tmp/long.jsonl"
+rows 2 24 > "$tmp/few.jsonl"
 
 foretells tiny-f32 --base_model $golden/moe/model --datasets $golden/moe/batch.jsonl --compute f32
 foretells tiny-full-bf16 --base_model $golden/dense/model --datasets $golden/dense/batch.jsonl --adapter none
@@ -87,6 +92,7 @@ foretells kept-f32 --base_model "$tmp/experts" --datasets "$tmp/long.jsonl" --co
 foretells full-f32 --base_model "$tmp/experts" --datasets "$tmp/short.jsonl" --compute f32 --adapter none
 foretells saving --base_model "$tmp/experts" --datasets "$tmp/short.jsonl" --save_steps 1
 foretells looked-up --base_model "$tmp/embeddings" --datasets "$tmp/short.jsonl" --val_set_size 2
+foretells wide-table --base_model "$tmp/wide.h5" --datasets "$tmp/few.jsonl"
 set -- --base_quantization nf4 --base_quantization.experts tq4
 "$MOESMITH" quantize --base_model "$tmp/experts" --output "$tmp/base.h5" "$@" 2> "$tmp/err" || wrong "quantize"
 foretells quantised --base_model "$tmp/base.h5" --datasets "$tmp/long.jsonl"

@@ -3,6 +3,7 @@
 #include "memory.h"
 #include <omp.h>
 #include <string.h>
+#include "../autograd/weight.h"
 #include "../model/stream.h"
 #include "base_format.h"
 #include "evaluate.h"
@@ -37,32 +38,41 @@ static bool is_looked_up(const Session *s, const Site *x) {
     return table && s->has_adapter;
 }
 
-static void mark_row(bool *around, size_t n, int64_t row, size_t row_bytes) {
-    size_t first = (size_t)row * row_bytes / MAPPED_AROUND,
-           last = ((size_t)(row + 1) * row_bytes - 1) / MAPPED_AROUND;
-    for (size_t i = first; i <= last && i < n; i++) around[i] = true;
+/* Of a table: which parts of MAPPED_AROUND bytes some row brings in. */
+typedef struct Touched {
+    const Tensor *table;
+    bool *part;
+    size_t n;
+} Touched;
+
+static void touch_row(Touched *t, int64_t row) {
+    ByteRange r[2];
+    int ranges = weight_row_ranges(t->table, row, r);
+    for (int k = 0; k < ranges; k++) {
+        size_t first = (size_t)r[k].from / MAPPED_AROUND,
+               last = (size_t)(r[k].from + r[k].bytes - 1) / MAPPED_AROUND;
+        for (size_t i = first; i <= last && i < t->n; i++) t->part[i] = true;
+    }
 }
 
-static void mark_sample(bool *around, size_t n, const Sample *x, int64_t rows, size_t row_bytes) {
+static void touch_sample(Touched *t, const Sample *x) {
     for (int32_t i = 0; i < x->n; i++) {
         if (x->ids[i] < 0)
-            memset(around, true, n);
-        else if (x->ids[i] < rows)
-            mark_row(around, n, x->ids[i], row_bytes);
+            memset(t->part, true, t->n);
+        else if (x->ids[i] < t->table->dim[0])
+            touch_row(t, x->ids[i]);
     }
 }
 
 static size_t looked_up_bytes(const Tensor *w, const TrainData *data, const bool *taken) {
     size_t all = (size_t)tensor_bytes(w), n = all / MAPPED_AROUND + 1, found = 0;
-    int64_t rows = w->dim[0];
-    bool *around = mem_alloc(n);
+    Touched t = {w, mem_alloc(n), n};
     for (int64_t i = 0; i < data->n_rows; i++) {
-        if (taken[i]) mark_sample(around, n, &data->rows[i], rows, all / (size_t)rows);
+        if (taken[i]) touch_sample(&t, &data->rows[i]);
     }
-    for (int64_t i = 0; i < data->n_held_out; i++)
-        mark_sample(around, n, &data->held_out[i], rows, all / (size_t)rows);
-    for (size_t i = 0; i < n; i++) found += around[i] ? MAPPED_AROUND : 0;
-    mem_free(around);
+    for (int64_t i = 0; i < data->n_held_out; i++) touch_sample(&t, &data->held_out[i]);
+    for (size_t i = 0; i < n; i++) found += t.part[i] ? MAPPED_AROUND : 0;
+    mem_free(t.part);
     return min_size(found, all);
 }
 
