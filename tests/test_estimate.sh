@@ -98,6 +98,15 @@ set -- --base_quantization nf4 --base_quantization.experts tq4
 foretells quantised --base_model "$tmp/base.h5" --datasets "$tmp/long.jsonl"
 "$MOESMITH" estimate --base_model "$tmp/base.h5" --json > "$tmp/file" 2> "$tmp/err" || wrong "estimate of base.h5"
 "$MOESMITH" estimate --base_model "$tmp/experts" "$@" --json > "$tmp/made" 2> "$tmp/err" || wrong "estimate of one to be made"
+# Nothing to quantise: the checkpoint itself is opened, and no base.h5 is made.
+mkdir "$tmp/bnb4"
+model dense '"hidden_size_per_layer_input": 0, "intermediate_size": 8192'
+cp "$tmp/dense/config.json" "$tmp/bnb4"
+"$TOOL" bnb4 "$tmp/dense/model.safetensors" "$tmp/bnb4/model.safetensors"
+foretells bnb-as-it-is --base_model "$tmp/bnb4" --datasets "$tmp/short.jsonl" --base_quantization nf4
+[ "$(field disk "$tmp/said" | tr -d ' ' | sed 's/.*"base":\([0-9]*\).*/\1/')" = 0 ] ||
+    wrong "foretells a base.h5 that is not made: $(field disk "$tmp/said")"
+[ -z "$(find "$tmp/bnb4" -name '*.h5')" ] || wrong "made a base.h5 that changes nothing"
 within 0.001 "$(field base_bytes "$tmp/made")" "$(field base_bytes "$tmp/file")" || wrong "base.h5 has another size than foretold"
 
 # The peak is the run's own: not that of whoever started it, nor of its life before it started anew.

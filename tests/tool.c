@@ -248,7 +248,7 @@ static void edit(void (*how)(Edit *), const char *from, const char *to, const ch
     Weights *w;
     ok(weights_open(&w, from, &err));
     Edit x = {.n = weights_count(w), .name = name};
-    ok(arena_open(&x.keep, (size_t)1 << 26, &err));
+    ok(arena_open(&x.keep, (size_t)1 << 30, &err));
     x.at = arena_push(&x.keep, sizeof *x.at * (size_t)(4 * x.n + 1));
     for (int i = 0; i < x.n; i++) {
         const WeightView *v = weights_at(w, i);

@@ -2,7 +2,6 @@
 #include "base_format.h"
 #include <string.h>
 #include "../autograd/weight.h"
-#include "../data/base_file.h"
 
 BaseWords base_words(const Config *cfg) {
     BaseWords w = {{[KIND_ATTENTION] = cfg->base_quantization_attention,
@@ -50,11 +49,23 @@ DType base_format(const BaseWords *words, const Site *s, DType stored, int64_t c
     return d == DT_COUNT ? stored : d;
 }
 
+DType base_stored(const Model *m, const Site *s) {
+    const WeightView *v = m->weights ? weights_find(m->weights, s->name) : NULL;
+    return v ? v->dtype : model_stated_dtype(m);
+}
+
+bool base_changes(const BaseWords *words, const Model *m) {
+    for (int i = 0; i < m->n_sites; i++) {
+        const Site *s = &m->site[i];
+        int64_t dim[3];
+        int n = site_dims(m, s, dim);
+        DType stored = base_stored(m, s);
+        if (base_format(words, s, stored, dim[n - 1]) != stored) return true;
+    }
+    return false;
+}
+
 bool base_is_quantised(const Config *cfg) {
     const BaseWords words = base_words(cfg);
     return base_words_any(&words);
-}
-
-bool base_is_made(const Config *cfg) {
-    return base_is_quantised(cfg) && !base_file_claims(cfg->base_model);
 }

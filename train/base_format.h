@@ -18,6 +18,11 @@ json_t *base_words_json(const BaseWords *words); /* {"experts": "tq4", ...} */
 /* The format of a site that its source has as stored. */
 DType base_format(const BaseWords *words, const Site *s, DType stored, int64_t cols);
 
-bool base_is_quantised(const Config *cfg); /* whether any tensor is kept in another format */
-bool base_is_made(const Config *cfg);      /* whether a run would make its base.h5, or has before */
+/* What a site's checkpoint stores it as; without one, what config.json states. */
+DType base_stored(const Model *m, const Site *s);
+/* Whether any tensor of a checkpoint, or of shapes, would be kept in another format than it has:
+ * then a run makes a base.h5 of it, or did so before. */
+bool base_changes(const BaseWords *words, const Model *m);
+
+bool base_is_quantised(const Config *cfg); /* whether any word is given */
 #endif

@@ -197,16 +197,10 @@ static int cache_path(char **path, const Config *cfg, const BaseWords *words, Er
     return files_make_dirs(cfg->output_dir, e);
 }
 
-/* Whether any tensor would be stored in another format than it is. */
 static int changes_anything(bool *changes, const char *dir, const BaseWords *words, Err *e) {
     Model *m;
     TRY(model_open_checkpoint(&m, dir, e));
-    *changes = false;
-    for (int i = 0; i < m->n_sites; i++) {
-        const WeightView *v = weights_find(m->weights, m->site[i].name);
-        int64_t cols = v->n_dim ? v->dim[v->n_dim - 1] : 1;
-        *changes |= base_format(words, &m->site[i], v->dtype, cols) != v->dtype;
-    }
+    *changes = base_changes(words, m);
     model_close(m);
     return 0;
 }

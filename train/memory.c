@@ -5,7 +5,6 @@
 #include <string.h>
 #include "../autograd/weight.h"
 #include "../model/stream.h"
-#include "base_format.h"
 #include "evaluate.h"
 #include "optimizer.h"
 
@@ -78,20 +77,19 @@ static size_t looked_up_bytes(const Tensor *w, const TrainData *data, const bool
 
 /* Tensors of the checkpoint that no step reads: looked at to know the base again, and written
  * again by full training. */
-static size_t unread_bytes(const Session *s, const Config *cfg) {
+static size_t unread_bytes(const Session *s) {
     size_t n = 0;
-    for (int i = 0; s->model->weights && !base_is_made(cfg) && i < weights_count(s->model->weights);
-         i++) {
-        const WeightView *v = weights_at(s->model->weights, i);
+    Weights *w = s->base_made ? NULL : s->model->weights;
+    for (int i = 0; w && i < weights_count(w); i++) {
+        const WeightView *v = weights_at(w, i);
         bool whole = !s->has_adapter || v->bytes < MAPPED_AROUND;
         if (!v->read) n += whole ? (size_t)v->bytes : MAPPED_AROUND;
     }
     return n;
 }
 
-static size_t base_bytes(const Session *s, const Config *cfg, const TrainData *data,
-                         const bool *taken) {
-    size_t n = unread_bytes(s, cfg);
+static size_t base_bytes(const Session *s, const TrainData *data, const bool *taken) {
+    size_t n = unread_bytes(s);
     for (int i = 0; i < s->model->n_sites; i++) {
         const Site *x = &s->model->site[i];
         n += is_looked_up(s, x) ? looked_up_bytes(x->base, data, taken)
@@ -179,9 +177,9 @@ static size_t step_bytes(Session *s, const TrainData *data, const Config *cfg, M
 }
 
 /* bitsandbytes' codes that stand in memory a second time, in the kernels' layout. */
-static size_t repacked_bytes(const Session *s, const Config *cfg) {
+static size_t repacked_bytes(const Session *s) {
     size_t n = 0;
-    for (int i = 0; s->model->weights && !base_is_made(cfg) && i < s->model->n_sites; i++) {
+    for (int i = 0; s->model->weights && !s->base_made && i < s->model->n_sites; i++) {
         const Tensor *b = s->model->site[i].base;
         if (!b->data) n += (size_t)tensor_bytes(b);
     }
@@ -193,7 +191,7 @@ static size_t other_bytes(const Session *s, const Config *cfg, size_t step) {
                                   min_size(THREAD_BYTES_MAX, step / STEP_PER_THREAD);
     for (int i = 0; i < s->params.n; i++)
         largest = max_size(largest, (size_t)tensor_bytes(s->params.param[i].tensor));
-    return s->resident_before + arena_bytes(s->model->keep.top + repacked_bytes(s, cfg)) +
+    return s->resident_before + arena_bytes(s->model->keep.top + repacked_bytes(s)) +
            (size_t)s->model->n_sites * SITE_BYTES + LATER_BYTES + threads +
            (cfg->save_steps ? SAVE_BYTES : min_size(WRITE_BYTES_MAX, largest));
 }
@@ -203,7 +201,7 @@ static MemoryPlan plan_of(Session *s, const Config *cfg, const TrainData *data, 
     MemoryPlan p = {.learns = learns_bytes(s, cfg), .together = (int)together};
     p.step = step_bytes(s, data, cfg, &p, taken);
     p.other = other_bytes(s, cfg, p.step);
-    p.base = p.whole = base_bytes(s, cfg, data, taken);
+    p.base = p.whole = base_bytes(s, data, taken);
     p.peak = max_size(p.base + p.learns + p.step + p.other, s->peak_before);
     mem_free(taken);
     return p;

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 #include "../autograd/weight.h"
+#include "../data/base_file.h"
 #include "../data/files.h"
 #include "base_format.h"
 #include "base_quantise.h"
@@ -298,26 +299,24 @@ static int plan_session(Session *s, const Config *cfg, SessionUse use, Err *e) {
     return check_dropout(s, cfg, e);
 }
 
-/* What the base would be kept in: as its checkpoint stores it, where there is one, or as its
- * config.json says; or as base_quantization does. */
+/* What the base would be kept in. */
 static DType format_of_site(void *ctx, const Model *m, const Site *s) {
     const BaseWords *words = ctx;
     int64_t dim[3];
     int n = site_dims(m, s, dim);
-    const WeightView *v = m->weights ? weights_find(m->weights, s->name) : NULL;
-    return base_format(words, s, v ? v->dtype : model_stated_dtype(m), dim[n - 1]);
+    return base_format(words, s, base_stored(m, s), dim[n - 1]);
 }
 
 static int open_shapes(Session *s, const Config *cfg, Err *e) {
     BaseWords words = base_words(cfg);
-    if (base_is_quantised(cfg) && !base_is_made(cfg))
-        TRY(base_words_check(&words, cfg->base_model, e));
+    bool file = base_file_claims(cfg->base_model);
+    if (file) TRY(base_words_check(&words, cfg->base_model, e));
     if (weights_known(cfg->base_model))
         TRY(model_open_checkpoint(&s->model, cfg->base_model, e));
     else
         TRY(model_open_shapes(&s->model, cfg->base_model, e));
-    if (!s->model->weights || base_is_made(cfg))
-        model_bind_shapes(s->model, format_of_site, &words);
+    s->base_made = !file && base_changes(&words, s->model);
+    if (!s->model->weights || s->base_made) model_bind_shapes(s->model, format_of_site, &words);
     return 0;
 }
 
@@ -326,6 +325,7 @@ static int open_base(Session *s, const Config *cfg, Err *e) {
     char *path;
     TRY(base_to_open(&path, cfg, e));
     int bad = model_open(&s->model, path, e);
+    s->base_made = strcmp(path, cfg->base_model) != 0;
     mem_free(path);
     if (bad) return -1;
     mem_free(s->model->dir);

@@ -12,6 +12,7 @@ typedef enum SessionUse { USE_TO_TRAIN, USE_AS_IS, USE_SHAPES } SessionUse;
 
 typedef struct Session {
     Model *model;
+    bool base_made; /* base_model is not what is opened, but a base.h5 made of it */
     Plan plan;
     Adapter adapter;
     bool has_adapter; /* false: full training, or the base alone */

@@ -5,7 +5,6 @@
 #include "../autograd/weight.h"
 #include "../data/files.h"
 #include "../data/side_files.h"
-#include "base_format.h"
 #include "memory.h"
 #include "optimizer.h"
 #include "progress.h"
@@ -139,7 +138,7 @@ static Disk count_disk(const Session *s, const Config *cfg) {
     for (int i = 0; i < m->n_sites; i++) {
         const Tensor *b = m->site[i].base;
         int64_t n = site_numel(m, &m->site[i]);
-        if (base_is_made(cfg)) d.base += tensor_bytes(b);
+        if (s->base_made) d.base += tensor_bytes(b);
         if (!s->has_adapter)
             d.result += saved == DT_COUNT ? tensor_bytes(b) : dtype_bytes(saved, n);
     }
