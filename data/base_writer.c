@@ -245,6 +245,32 @@ static int write_texts(const BaseWriter *w, const BasePlan *plan, Err *e) {
     return 0;
 }
 
+static int unlike(const BaseWriter *w, int64_t gap, const char *where, Err *e) {
+    unsigned a = 0, b = 0, c = 0;
+    H5get_libversion(&a, &b, &c);
+    return err_set(e,
+                   "%s: HDF5 %u.%u.%u does not lay files out as a base needs it (%" PRId64
+                   " bytes before %s); build with another version of it, 1.10 for one",
+                   w->path, a, b, c, gap, where);
+}
+
+/* Places rise, and nothing but padding lies between them: so all of HDF5's structures are in the
+ * part that the metadata's hash covers. */
+static int check_places(const BaseWriter *w, Err *e) {
+    int64_t end = w->block.index_at + w->block.index_size;
+    for (int i = 0; i < w->index.n_files + w->index.n_tensors; i++) {
+        const BaseBlob *f = i < w->index.n_files ? &w->index.file[i] : NULL;
+        const BaseTensor *t = f ? NULL : &w->index.tensor[i - w->index.n_files];
+        int64_t offset = f ? f->offset : t->offset, bytes = f ? f->bytes : t->bytes;
+        if (!bytes) continue;
+        if (offset < end || offset - end > BASE_PAGE)
+            return unlike(w, offset - end, f ? f->name : t->name, e);
+        end = offset + bytes;
+    }
+    if (w->block.bytes - end > BASE_PAGE) return unlike(w, w->block.bytes - end, "its end", e);
+    return 0;
+}
+
 static int begin(BaseWriter *w, const BasePlan *plan, json_t *json, Err *e) {
     size_t n;
     mem_free(json_line(json, &n));
@@ -263,7 +289,7 @@ static int begin(BaseWriter *w, const BasePlan *plan, json_t *json, Err *e) {
     int bad = put(w, w->block.index_at, space, (size_t)w->block.index_size, e);
     mem_free(space);
     if (!bad) bad = base_index_parse(&w->index, json_incref(json), &w->block, w->partial, e);
-    if (!bad) bad = write_texts(w, plan, e);
+    if (!bad) bad = check_places(w, e) || write_texts(w, plan, e);
     return bad ? -1 : put_block(w, e);
 }
 
@@ -456,26 +482,7 @@ static int hash_metadata(BaseWriter *w, Err *e) {
     return bad ? files_error(e, "read", w->path, errno) : 0;
 }
 
-/* Places rise, and nothing but padding lies between them: so all of HDF5's structures are in the
- * part that the metadata's hash covers. */
-static void check_places(const BaseWriter *w) {
-    int64_t end = w->block.index_at + w->block.index_size;
-    for (int i = 0; i < w->index.n_files + w->index.n_tensors; i++) {
-        bool file = i < w->index.n_files;
-        const BaseBlob *f = &w->index.file[i];
-        const BaseTensor *t = &w->index.tensor[i - w->index.n_files];
-        int64_t offset = file ? f->offset : t->offset, bytes = file ? f->bytes : t->bytes;
-        if (!bytes) continue;
-        CHECK(offset >= end && offset - end <= BASE_PAGE, "HDF5 left %" PRId64 " bytes before %s",
-              offset - end, file ? f->name : t->name);
-        end = offset + bytes;
-    }
-    CHECK(w->block.bytes - end <= BASE_PAGE, "HDF5 left %" PRId64 " bytes at the end",
-          w->block.bytes - end);
-}
-
 int base_writer_commit(BaseWriter *w, Err *e) {
-    check_places(w);
     int bad = finish_index(w, e) || hash_metadata(w, e);
     w->block.whole = true;
     if (!bad) bad = put_block(w, e) || files_complete(w->partial, w->path, e);
