@@ -340,10 +340,16 @@ static void take_journal(BaseWriter *w, char *line) {
 
 /* The plan without the places that HDF5 gave: what two runs have to agree on. */
 static uint64_t plan_hash(const json_t *json) {
-    size_t n;
-    char *text = json_line(json, &n);
+    static const char *const lists[] = {"tensors", "files"};
+    json_t *plan = json_deep_copy(json), *entry;
+    size_t n, k;
+    for (size_t i = 0; i < COUNT_OF(lists); i++)
+        json_array_foreach(json_object_get(plan, lists[i]), k, entry)
+            json_object_del(entry, "offset");
+    char *text = json_line(plan, &n);
     uint64_t hash = base_hash(text, n, 0);
     mem_free(text);
+    json_decref(plan);
     return hash;
 }
 
@@ -360,7 +366,9 @@ static int take_up(BaseWriter *w, uint64_t plan, Err *e) {
     size_t first = bad ? 0 : strcspn(space, "\n");
     if (!bad) bad = json_read_text(&json, space, first, w->partial, e);
     w->block = b;
+    if (!bad && plan_hash(json) != plan) bad = -1; /* altered */
     if (!bad) bad = base_index_parse(&w->index, json, &w->block, w->partial, e);
+    if (!bad) bad = check_places(w, e);
     if (!bad) {
         w->has = mem_alloc((size_t)w->index.n_tensors);
         w->journal_at = b.index_at + (int64_t)first + 1;
