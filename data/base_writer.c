@@ -415,6 +415,8 @@ static int open_partial(BaseWriter *w, const BasePlan *plan, Err *e) {
         bad = begin(w, plan, json, e);
         if (!bad) w->has = mem_alloc((size_t)plan->n_tensors);
         if (bad) unlink(w->partial);
+    } else {
+        bad = write_texts(w, plan, e); /* what a crash may have lost of them */
     }
     json_decref(json);
     return bad;

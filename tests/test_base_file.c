@@ -272,6 +272,9 @@ static void test_resume_damaged(void **state) {
     char *at = memmem(bytes.p, bytes.n, want, 64);
     assert_non_null(at);
     at[10] ^= 1;
+    at = memmem(bytes.p, bytes.n, TOKENIZER, sizeof TOKENIZER - 1);
+    assert_non_null(at);
+    at[1] ^= 1;
     ok(files_write_whole(partial, bytes.p, bytes.n, &err));
     buf_free(&bytes);
     BaseWriter *w = open_writer(path, &busy);
@@ -280,6 +283,7 @@ static void test_resume_damaged(void **state) {
     write_tensor(w, 1);
     ok(base_writer_commit(w, &err));
     check_tensors(path);
+    ok(base_file_verify(path, NULL, NULL, &err));
     mem_free(partial);
 }
 
