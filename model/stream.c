@@ -120,10 +120,11 @@ static void drop_place(const Stream *s, const Place *p) {
 }
 
 /* Returns when every page is mapped: a byte of each is looked at, AHEAD pieces behind the asking.
- */
+ * Or when nobody wants them any more. */
 static void read_range(const Stream *s, const Range *r) {
     const size_t ahead = (size_t)AHEAD * PIECE;
     for (size_t at = 0; at < r->bytes + ahead; at += PIECE) {
+        if (__atomic_load_n(&s->quit, __ATOMIC_RELAXED)) return;
         if (at < r->bytes)
             advise(s, r->data + at, r->bytes - at < PIECE ? r->bytes - at : PIECE, MADV_WILLNEED);
         if (at < ahead) continue;
@@ -184,6 +185,7 @@ static void *read_ahead(void *arg) {
         pthread_mutex_unlock(&s->lock);
         for (int i = 0; i < s->place[p].n; i++) read_range(s, &s->range[s->place[p].first + i]);
         pthread_mutex_lock(&s->lock);
+        if (s->quit) break;
         s->place[p].here = true;
         s->held += s->place[p].bytes;
         s->read += (int64_t)s->place[p].bytes;
@@ -196,6 +198,8 @@ static void *read_ahead(void *arg) {
 /* ---- open, close ---- */
 
 static void free_stream(Stream *s) {
+    pthread_mutex_destroy(&s->lock);
+    pthread_cond_destroy(&s->changed);
     mem_free(s->range);
     mem_free(s->place);
     mem_free(s);
@@ -222,18 +226,18 @@ int stream_open(Stream **out, const Model *m, size_t room, Err *e) {
 void stream_close(Stream *s) {
     if (!s) return;
     pthread_mutex_lock(&s->lock);
-    s->quit = true;
+    __atomic_store_n(&s->quit, true, __ATOMIC_RELAXED); /* looked at while reading, too */
     pthread_cond_broadcast(&s->changed);
     pthread_mutex_unlock(&s->lock);
     pthread_join(s->thread, NULL);
-    pthread_mutex_destroy(&s->lock);
-    pthread_cond_destroy(&s->changed);
     free_stream(s);
 }
 
-void stream_told(const Stream *s, int64_t *bytes, double *waited) {
+void stream_told(Stream *s, int64_t *bytes, double *waited) {
+    pthread_mutex_lock(&s->lock);
     *bytes = s->read;
     *waited = s->waited;
+    pthread_mutex_unlock(&s->lock);
 }
 
 /* ---- a pass ---- */
@@ -276,5 +280,7 @@ void stream_rows(Stream *s, const Tensor *table, const Tensor *ids) {
         for (int k = 0; k < ranges; k++)
             advise(s, (char *)table->data + r[k].from, (size_t)r[k].bytes, MADV_WILLNEED);
     }
+    pthread_mutex_lock(&s->lock);
     s->rows = true;
+    pthread_mutex_unlock(&s->lock);
 }

@@ -19,7 +19,7 @@ size_t stream_least(const Model *m);
 int stream_open(Stream **out, const Model *m, size_t room, Err *e);
 void stream_close(Stream *s); /* NULL is fine */
 /* So far: bytes read, and seconds that computing waited for them. */
-void stream_told(const Stream *s, int64_t *bytes, double *waited);
+void stream_told(Stream *s, int64_t *bytes, double *waited);
 
 /* For families; s may be NULL: nothing is streamed. A pass begins, with a backward pass to come or
  * without; these rows of a table will be read; layer i (n_layers: the head) is about to be used,

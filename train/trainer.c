@@ -159,7 +159,7 @@ static json_t *unmoved(const Trainer *t) {
     return list;
 }
 
-static void report_stream(const Stream *s, json_t *result) {
+static void report_stream(Stream *s, json_t *result) {
     int64_t bytes;
     double waited;
     stream_told(s, &bytes, &waited);
