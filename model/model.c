@@ -384,23 +384,49 @@ void model_close(Model *m) {
     mem_free(m);
 }
 
-int model_check_finite(const Model *m, Err *e) {
-    float open[4096];
-    for (int i = 0; i < m->n_sites; i++) {
-        const Tensor *b = m->site[i].base;
-        int64_t n = tensor_numel(b);
-        for (int64_t at = 0; at < n; at += COUNT_OF(open)) {
-            int64_t part = n - at < (int64_t)COUNT_OF(open) ? n - at : (int64_t)COUNT_OF(open);
-            weight_values(b, at, part, open);
-            for (int64_t j = 0; j < part; j++) {
-                if (!isfinite(open[j])) {
-                    return err_set(
-                        e,
-                        "%s: tensor %s holds %s at position %" PRId64 "; the checkpoint is damaged",
-                        m->dir, m->site[i].name, isnan(open[j]) ? "NaN" : "infinity", at + j);
-                }
-            }
+static bool all_finite(const float *x, int64_t n) {
+    uint32_t found = 0;
+    for (int64_t i = 0; i < n; i++) found |= (f32_to_bits(x[i]) & 0x7f800000u) == 0x7f800000u;
+    return !found;
+}
+
+/* The first row of a tensor that holds a value which is no number; -1: none. Rows are looked at as
+ * stored: turning them back would lose no such value. */
+static int64_t bad_row(const Tensor *w) {
+    int64_t cols = tensor_cols(w), rows = tensor_numel(w) / cols, first = rows;
+#pragma omp parallel if (rows > 1)
+    {
+        float *row = mem_alloc((size_t)cols * sizeof *row);
+#pragma omp for schedule(static) reduction(min : first)
+        for (int64_t r = 0; r < rows; r++) {
+            weight_open(w, r, 0, cols, row);
+            if (!all_finite(row, cols) && r < first) first = r;
         }
+        mem_free(row);
+    }
+    return first < rows ? first : -1;
+}
+
+static int blame_row(const Model *m, const Site *s, int64_t row, Err *e) {
+    int64_t cols = tensor_cols(s->base), at = 0;
+    float *x = mem_alloc((size_t)cols * sizeof *x);
+    weight_row(s->base, row, x);
+    while (at + 1 < cols && isfinite(x[at])) at++;
+    err_set(e, "%s: tensor %s holds %s at position %" PRId64 "; the checkpoint is damaged", m->dir,
+            s->name, isinf(x[at]) ? "infinity" : "NaN", row * cols + at);
+    mem_free(x);
+    return -1;
+}
+
+int model_check_finite(const Model *m, ModelStep step, void *ctx, Err *e) {
+    int64_t done = 0, total = 0;
+    for (int i = 0; i < m->n_sites; i++) total += tensor_numel(m->site[i].base);
+    for (int i = 0; i < m->n_sites; i++) {
+        const Site *s = &m->site[i];
+        int64_t row = bad_row(s->base);
+        if (row >= 0) return blame_row(m, s, row, e);
+        done += tensor_numel(s->base);
+        if (step) step(ctx, done, total);
     }
     return 0;
 }

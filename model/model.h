@@ -160,8 +160,10 @@ DType model_stated_dtype(const Model *m);
 
 int64_t site_numel(const Model *m, const Site *s);
 int site_dims(const Model *m, const Site *s, int64_t dim[3]); /* returns how many */
-/* -1 with a sentence naming the first base tensor that holds a NaN or infinity; 0 if none. */
-int model_check_finite(const Model *m, Err *e);
+/* -1 with a sentence naming the first base tensor that holds a NaN or infinity; 0 if none. Opens
+ * all of the base: a large one takes a while. step (may be NULL): values so far, of all. */
+typedef void (*ModelStep)(void *ctx, int64_t done, int64_t total);
+int model_check_finite(const Model *m, ModelStep step, void *ctx, Err *e);
 
 /* Rows of token ids, one after the other; row i owns ids[at[i]] .. ids[at[i+1]-1]. Rows never see
  * each other. labels (unshifted, -100: not supervised) may be NULL where no loss is asked. */

@@ -169,7 +169,7 @@ case='a tensor of another shape'
 refuses_model "$q has shape"
 case='a NaN in the weights'
 "$TOOL" nan "$model/model.safetensors" "$st" $q
-refuses 1 "$q holds NaN" eval --base_model "$tmp/m" --datasets "$rows"
+refuses 1 "$q holds NaN at position 3;" eval --base_model "$tmp/m" --datasets "$rows"
 refuses 1 "$q holds NaN" logits --base_model "$tmp/m" --datasets "$rows" --output "$tmp/o.h5"
 absent "$tmp/o.h5"
 refuses 1 "$q holds NaN" train --base_model "$tmp/m" --datasets "$rows" --max_steps 2 --output_dir "$tmp/o"
