@@ -37,8 +37,6 @@ static const Shape shapes[] = {
     {72, 8300, 0, 1, {7}, false, false},    /* more rows of w than go at a time in backward */
     {64, 32, 8, 2, {0, 0}, false, false},
 };
-static const DType formats[] = {DT_f32, DT_bf16,    DT_f16,      DT_int8,  DT_nf4,     DT_nf4_bf16,
-                                DT_tq4, DT_tq4_b64, DT_int4_g32, DT_mxfp4, DT_nf4_flat};
 
 /* ---- memory and made values ------------------------------------------------------------------ */
 
@@ -384,10 +382,11 @@ static void test_formats(void **state) {
     Bench b = {.t = {.step = &b.arena, .compute = COMPUTE_BF16}};
     assert_int_equal(arena_open(&b.arena, (size_t)1 << 30, &e), 0);
     assert_int_equal(arena_open(&keep, (size_t)1 << 32, &e), 0);
-    for (size_t f = 0; f < COUNT_OF(formats); f++) {
+    for (DType d = 0; d < DT_COUNT; d++) {
+        if (!dtype_is_weight(d)) continue;
         for (size_t s = 0; s < COUNT_OF(shapes); s++) {
             size_t mark = arena_mark(&keep);
-            Case c = case_of(&shapes[s], formats[f]);
+            Case c = case_of(&shapes[s], d);
             for (int isa = ISA_PLAIN; isa <= ISA_AMX; isa++) {
                 size_t before = arena_mark(&keep);
                 cpu_limit_isa((Isa)isa);

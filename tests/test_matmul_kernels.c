@@ -246,8 +246,6 @@ static void backward_case(const Case *c) {
 
 /* ---- all of them ---- */
 
-static const DType formats[] = {DT_f32, DT_bf16,    DT_f16,      DT_int8,  DT_nf4,     DT_nf4_bf16,
-                                DT_tq4, DT_tq4_b64, DT_int4_g32, DT_mxfp4, DT_nf4_flat};
 static const int64_t widths[] = {704, 40, 96, 2816, 7, 24, 640, 2112};
 static const int64_t heights[] = {64, 33, 7, 96, 40, 32, 65, 1, 160};
 static const int64_t ranks[] = {0, 8, 1, 33, 300};
@@ -259,10 +257,11 @@ static const int64_t tokens[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12,
  * have no common divisor). Every 16-bit format meets every number of tokens. */
 static void all_cases(const MatmulKernels *k) {
     int n = 0;
-    for (size_t f = 0; f < COUNT_OF(formats); f++) {
+    for (DType d = 0; d < DT_COUNT; d++) {
+        if (!dtype_is_weight(d)) continue;
         for (size_t i = 0; i < 9; i++, n++) {
             Case c = {k,
-                      formats[f],
+                      d,
                       PICK(heights, i),
                       PICK(widths, i),
                       PICK(tokens, 7 * n),

@@ -199,15 +199,13 @@ static void scratch_case(const Case *c, bool back) {
 }
 
 static void scratch_cases(void) {
-    static const DType formats[] = {DT_f32,      DT_bf16,     DT_f16,     DT_int8,
-                                    DT_nf4,      DT_nf4_bf16, DT_tq4,     DT_tq4_b64,
-                                    DT_int4_g32, DT_mxfp4,    DT_nf4_flat};
     static const int64_t inner[] = {704, 96, 40, 24, 7, 2112, 129}, ranks[] = {0, 1, 8, 33};
     static const int64_t outer[] = {32, 7, 24, 31, 1};
     int n = 0;
-    for (size_t f = 0; f < COUNT_OF(formats); f++) {
-        for (int64_t m = 1; m <= 40; m += f % 3 + 1, n++) {
-            Case c = {formats[f], outer[n % 5], inner[n % 7], m == 40 ? 500 : m, ranks[n % 4]};
+    for (DType d = 0; d < DT_COUNT; d++) {
+        if (!dtype_is_weight(d)) continue;
+        for (int64_t m = 1; m <= 40; m += d % 3 + 1, n++) {
+            Case c = {d, outer[n % 5], inner[n % 7], m == 40 ? 500 : m, ranks[n % 4]};
             if (c.m * c.cols > 1 << 17) c.cols = 129;
             scratch_case(&c, false);
             scratch_case(&c, true);
