@@ -140,12 +140,19 @@ static const json_t *text_config(const json_t *config) {
     return json_is_object(text) ? text : config;
 }
 
+static const Family *family_of(const json_t *text) {
+    for (size_t i = 0; i < COUNT_OF(families); i++) {
+        if (families[i]->knows(text)) return families[i];
+    }
+    return NULL;
+}
+
+bool model_knows(const json_t *config) { return family_of(text_config(config)) != NULL; }
+
 /* m->config is there; path is what sentences call it. */
 static int read_config(Model *m, const char *path, Err *e) {
     const json_t *c = text_config(m->config);
-    for (size_t i = 0; i < COUNT_OF(families) && !m->family; i++) {
-        if (families[i]->knows(c)) m->family = families[i];
-    }
+    m->family = family_of(c);
     if (!m->family) {
         const char *type = json_string_value(json_object_get(c, "model_type"));
         Buf known = {0};

@@ -140,6 +140,8 @@ struct Model {
     Stream *stream; /* the base is larger than memory (stream.h); NULL: it is not */
 };
 
+/* Whether any family reads models of this config.json. */
+bool model_knows(const json_t *config);
 /* dir: a Hugging Face checkpoint directory (bitsandbytes' too), or a base.h5. Fails, naming it, on
  * any tensor that is missing, of another shape, or that nobody reads. */
 int model_open(Model **out, const char *dir, Err *e);
