@@ -4,6 +4,7 @@
 #include <omp.h>
 #include "model/stream.h"
 #include "train/generate.h"
+#include "train/verbs.h"
 #include "trial.h"
 
 /* ---- bit for bit ---- */
@@ -60,47 +61,79 @@ static void check_streamed(const Model *m, bool whole) {
     assert_true(bytes >= (int64_t)(whole ? stream_bytes(m) : 1) && waited >= 0);
 }
 
+/* A quantised base of the model with a head of its own, as init makes one. */
+static const char *make_untied(const char *model) {
+    static const char tied[] = "\"tie_word_embeddings\": true";
+    const char *config = in("untied.json"), *base = in("untied.h5");
+    Buf text = {0};
+    ok(files_read(beside(beside("tests/golden/models", model), "model/config.json"), &text, &err));
+    char *at = strstr(text.p, tied);
+    assert_non_null(at);
+    memcpy(at, "\"tie_word_embeddings\":false", sizeof tied - 1);
+    ok(files_write_whole(config, text.p, text.n, &err));
+    buf_free(&text);
+    Settings s = settings("base_model", config, "base_quantization", "int8",
+                          "base_quantization.embeddings", "nf4", "output", base, NULL);
+    Config cfg;
+    load(&cfg, model, &s);
+    json_t *result = json_object();
+    ok(verb_init(&cfg, result, &err));
+    json_decref(result);
+    config_free(&cfg);
+    return base;
+}
+
 /* Micro-batches that pass a layer together are as one after the other; a base that is read layer by
  * layer is as one in memory. */
 static void test_together(void **state) {
     (void)state;
-    static const struct {
-        const char *model, *word[4]; /* two keys */
+    const char *untied = make_untied("ple");
+    const struct {
+        const char *model, *word[6]; /* three keys at most */
     } cases[] = {
         {"moe", {"max_steps", "3", "router.train", "lora"}},
         {"moe", {"num_epochs", "2", "micro_batch_size", "1"}}, /* last steps are smaller */
         {"moe", {"adapter", "none", "trainable", "*proj*,*norm*"}},
         {"moe", {"lora_dropout", "0.2", "lora_target_parameters", ""}},
         {"moe", {"compute", "bf16", "micro_batch_size", "2"}},
+        {"moe", {"base_quantization", "tq4", "base_cache", in("tq4.h5"), "max_steps", "3"}},
         {"ple", {"lora_dropout", "0.2", "max_steps", "3"}},
         {"ple", {"adapter", "none", "trainable", "layers.*"}},
+        {"ple", {"base_model", untied, "max_steps", "3"}},
         {"dense", {"lora_dropout", "0.2", "max_steps", "3"}},
     };
+    static const struct {
+        const char *dir, *grads;
+        int together; /* 0: the trainer's choice */
+        bool streams;
+    } runs[] = {{"t1", "t1.safetensors", 1, false},
+                {"t2", "t2.safetensors", 2, false},
+                {"t4", "t4.safetensors", 4, false},
+                {"streamed", "s.safetensors", 0, true},
+                {"streamed-4", "s4.safetensors", 4, true}};
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
-        const char *dir[] = {in("together-1"), in("together-2"), in("together-4"), in("streamed")},
-                   *grads[] = {in("t1.safetensors"), in("t2.safetensors"), in("t4.safetensors"),
-                               in("ts.safetensors")};
         const char *const *w = cases[i].word;
         bool lora = strcmp(w[0], "adapter") != 0;
-        for (int k = 0; k < 4; k++) {
-            Settings s = settings("output_dir", dir[k], "overwrite", "true", "save_gradients",
-                                  grads[k], "gradient_accumulation_steps", "4", "learning_rate",
-                                  "0.01", w[0], w[1], w[2], w[3], NULL);
+        for (size_t k = 0; k < COUNT_OF(runs); k++) {
+            Settings s =
+                settings("output_dir", in(runs[k].dir), "overwrite", "true", "save_gradients",
+                         in(runs[k].grads), "gradient_accumulation_steps", "4", "learning_rate",
+                         "0.01", w[0], w[1], w[2], w[3], w[4], w[5], NULL);
             Trial *t = trial(cases[i].model, USE_TO_TRAIN, &s);
-            if (k < 3)
-                t->s.together = 1 << k;
-            else
-                t->s.memory = 0; /* as if nothing of the base fitted */
+            if (runs[k].together) t->s.together = runs[k].together;
+            if (runs[k].streams) t->s.memory = 0; /* as if nothing of the base fitted */
             go(t);
-            if (k == 3) check_streamed(t->s.model, lora);
+            if (runs[k].streams) check_streamed(t->s.model, lora);
             int64_t steps =
                 t->cfg.max_steps ? t->cfg.max_steps : t->cfg.num_epochs * ((t->rows.set.n + 3) / 4);
             if (t->cfg.micro_batch_size == 2) steps = 1;
             end(t);
-            if (!files_equal(grads[0], grads[k]))
-                fail_msg("gradients differ: %s, %s %s", cases[i].model, w[0], w[1]);
-            same_file(dir[0], dir[k], lora ? "adapter_model.safetensors" : "model.safetensors");
-            same_metrics(dir[0], dir[k], (int)steps);
+            if (!files_equal(in(runs[0].grads), in(runs[k].grads)))
+                fail_msg("gradients differ: %s, %s %s: %s", cases[i].model, w[0], w[1],
+                         runs[k].dir);
+            same_file(in(runs[0].dir), in(runs[k].dir),
+                      lora ? "adapter_model.safetensors" : "model.safetensors");
+            same_metrics(in(runs[0].dir), in(runs[k].dir), (int)steps);
         }
     }
 }
