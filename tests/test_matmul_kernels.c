@@ -1,6 +1,7 @@
 /* test_matmul_kernels.c - the kernels of matmul_kernels.h, every instruction set and every format,
- * forward and backward, against sums in float64 of the same bfloat16 operands. Weights, factors and
- * results end where memory ends: reading or writing behind them is a fault. */
+ * forward and backward, against sums in float64 of the same bfloat16 operands: of a format's cases
+ * together, the largest error is at most twice that of plain code, one float32 sum after the other.
+ * Weights, factors and results end where memory ends: reading or writing behind them is a fault. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -129,15 +130,46 @@ typedef struct Case {
     bool add;
 } Case;
 
-/* Roundings of a float32 sum of n terms are as likely up as down: their sum stays within a few
- * roots of n. One term missing would be 1/n. */
-static void check(const Case *c, const char *way, int64_t t, int64_t j, double got, double want,
-                  double size, int64_t n) {
-    double most = 4 * sqrt((double)n) * 0x1p-24 * size;
-    if (!(fabs(got - want) <= most))
+/* One value: summed exactly and by plain code, from what was there on. */
+typedef struct Sum {
+    double exact, size; /* size: of the terms' magnitudes */
+    float plain;
+    int64_t n;
+} Sum;
+static Sum sum_from(float was) { return (Sum){(double)was, fabs((double)was), was, 0}; }
+static void sum_add(Sum *s, float a, float b) {
+    double term = (double)a * (double)b;
+    s->exact += term;
+    s->size += fabs(term);
+    s->plain += a * b;
+    s->n++;
+}
+
+/* The largest errors of a format's cases, in the unit below. */
+typedef struct Worst {
+    double ours, plain;
+} Worst;
+static Worst forward_worst, backward_worst;
+
+/* Roundings of a float32 sum of n terms are as likely up as down: their sum is about a root of n of
+ * them, which is the unit. No value is off by more than 4; one term missing would be 1/n. */
+static void check(const Case *c, const char *way, int64_t t, int64_t j, float got, const Sum *s,
+                  Worst *worst) {
+    double unit = sqrt((double)s->n) * 0x1p-24 * s->size, off = fabs((double)got - s->exact);
+    if (!(off <= 4 * unit))
         fail_msg("%s of %s (%ld x %ld), %ld tokens, rank %ld: [%ld][%ld] is %.9g, not %.9g +- %.1g",
                  way, dtype_info[c->dtype].name, (long)c->rows, (long)c->cols, (long)c->m,
-                 (long)c->R, (long)t, (long)j, got, want, most);
+                 (long)c->R, (long)t, (long)j, (double)got, s->exact, 4 * unit);
+    if (s->size == 0) return;
+    worst->ours = fmax(worst->ours, off / unit);
+    worst->plain = fmax(worst->plain, fabs((double)s->plain - s->exact) / unit);
+}
+
+static void check_worst(const char *way, DType d, Worst *worst) {
+    if (worst->ours > 2 * worst->plain)
+        fail_msg("%s of %s, %s: off by %.2f roundings of a sum, plain code by %.2f", way,
+                 dtype_info[d].name, isa_name[cpu_isa()], worst->ours, worst->plain);
+    *worst = (Worst){0};
 }
 
 /* Results start as 1, 2, 3...: what is not to be written must stay, what is added to must count. */
@@ -177,14 +209,12 @@ static void forward_case(const Case *c) {
     for (int s = 0; s < SAMPLES; s++) {
         int64_t t = sample(c, s);
         for (int64_t j = 0; j < c->rows; j++) {
-            double sum = 0, size = 0;
-            for (int64_t i = 0; i < wide; i++) {
-                double v = i < c->cols ? (double)w.value[j * c->cols + i]
-                                       : (double)rounded(B[j * c->R + i - c->cols]);
-                sum += v * (double)x.x[t * wide + i];
-                size += fabs(v * (double)x.x[t * wide + i]);
-            }
-            check(c, "forward", t, j, (double)Y[t * ld + j], sum, size, wide);
+            Sum sum = sum_from(0);
+            for (int64_t i = 0; i < wide; i++)
+                sum_add(&sum,
+                        i < c->cols ? w.value[j * c->cols + i] : rounded(B[j * c->R + i - c->cols]),
+                        x.x[t * wide + i]);
+            check(c, "forward", t, j, Y[t * ld + j], &sum, &forward_worst);
         }
         for (int64_t j = c->rows; j < ld; j++)
             assert_true(Y[t * ld + j] == (float)((t * ld + j) % 1000));
@@ -225,14 +255,13 @@ static void backward_case(const Case *c) {
     for (int s = 0; s < SAMPLES; s++) {
         int64_t t = sample(c, s);
         for (int64_t j = 0; j < c->cols; j++) {
-            double sum = c->add ? (double)((t * ld + j) % 1000) : 0, size = sum;
-            for (int64_t i = 0; i < wide; i++) {
-                double v = i < c->rows ? (double)w.value[i * c->cols + j]
-                                       : (double)rounded(A[(i - c->rows) * c->cols + j]);
-                sum += v * (double)dy.x[t * wide + i];
-                size += fabs(v * (double)dy.x[t * wide + i]);
-            }
-            check(c, "backward", t, j, (double)X[t * ld + j], sum, size, wide);
+            Sum sum = sum_from(c->add ? (float)((t * ld + j) % 1000) : 0);
+            for (int64_t i = 0; i < wide; i++)
+                sum_add(&sum,
+                        i < c->rows ? w.value[i * c->cols + j]
+                                    : rounded(A[(i - c->rows) * c->cols + j]),
+                        dy.x[t * wide + i]);
+            check(c, "backward", t, j, X[t * ld + j], &sum, &backward_worst);
         }
         for (int64_t j = c->cols; j < ld; j++)
             assert_true(X[t * ld + j] == (float)((t * ld + j) % 1000));
@@ -273,12 +302,16 @@ static void all_cases(const MatmulKernels *k) {
             if (c.dtype != DT_nf4_flat) c.rows = c.cols, c.cols = rows;
             backward_case(&c);
         }
+        check_worst("forward", d, &forward_worst);
+        check_worst("backward", d, &backward_worst);
     }
     for (size_t i = 0; i < COUNT_OF(tokens); i++) {
         Case c = {k, DT_bf16, 33, 72, tokens[i], PICK(ranks, i), i % 2 == 0};
         forward_case(&c);
         backward_case(&c);
     }
+    check_worst("forward", DT_bf16, &forward_worst);
+    check_worst("backward", DT_bf16, &backward_worst);
 }
 
 static void test_amx(void **state) {
