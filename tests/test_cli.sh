@@ -598,7 +598,7 @@ case='quantize by other threads'
 OMP_NUM_THREADS=1 works quantize --base_model "$model" --base_quantization tq4 --output "$tmp/q1.h5"
 cmp -s "$tmp/q.h5" "$tmp/q1.h5" || wrong "another file"
 case='quantize without a format, into no .h5, from a .h5, over what is there'
-refuses 2 'needs a format.*nf4, tq4' quantize --base_model "$model" --output "$tmp/o.h5"
+refuses 2 'needs a format: --base_quantization bf16, int8, .*int4_g32 or mxfp4, or a map' quantize --base_model "$model" --output "$tmp/o.h5"
 refuses 2 'NAME.h5' quantize --base_model "$model" --base_quantization nf4 --output "$tmp/o"
 refuses 2 'quantised already' quantize --base_model "$tmp/q.h5" --base_quantization nf4 --output "$tmp/o.h5"
 refuses 1 'exists' quantize --base_model "$model" --base_quantization nf4 --output "$tmp/q.h5"

@@ -260,6 +260,21 @@ bool config_is_bool(const char *name) {
     return config_key_is_switch(name);
 }
 
+void config_list_words(const char *name, const char *without, Buf *out) {
+    const KeyInfo *key = config_key_find(name);
+    CHECK(key && key->kind == KIND_CHOICE, "%s is no choice", name);
+    const char *end = key->values + strlen(key->values), *sep = "";
+    for (const char *at = key->values; at < end;) {
+        int n = (int)strcspn(at, " ");
+        const char *next = at + n + strspn(at + n, " ");
+        if ((size_t)n != strlen(without) || strncmp(at, without, (size_t)n)) {
+            buf_printf(out, "%s%.*s", *sep && next == end ? " or " : sep, n, at);
+            sep = ", ";
+        }
+        at = next;
+    }
+}
+
 /* ---- config.yaml ---- */
 
 /* Keys an adapter directory decides: written beside lora_model_dir only where the user gave them,

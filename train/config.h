@@ -72,5 +72,8 @@ int config_require(const Config *cfg, const char *name,
 /* Whether name (or an alias, or an ignored switch) may stand alone on the command line, as true. */
 bool config_is_bool(const char *name);
 
+/* The words that a choice may be, without one of them: "bf16, int8 or nf4". Appended. */
+void config_list_words(const char *name, const char *without, Buf *out);
+
 void config_write_yaml(const Config *cfg, Buf *out); /* loads again to the same Config */
 #endif

@@ -12,12 +12,21 @@ static int64_t file_bytes(const char *path) {
     return stat(path, &s) ? 0 : (int64_t)s.st_size;
 }
 
+static int no_format(Err *e) {
+    Buf words = {0};
+    config_list_words("base_quantization", "none", &words);
+    err_set(e,
+            "quantize needs a format: --base_quantization %s, or a map of experts, attention, "
+            "dense and embeddings",
+            words.p);
+    buf_free(&words);
+    return -1;
+}
+
 static int check_keys(const Config *cfg, const BaseWords *words, Err *e) {
     int bad = 0;
     if (!base_words_any(words))
-        bad = err_set(e, "quantize needs a format: --base_quantization bf16, int8, nf4, tq4, "
-                         "tq4_b64, int4_g32 or mxfp4, or a map of experts, attention, dense and "
-                         "embeddings");
+        bad = no_format(e);
     else if (!base_file_claims(cfg->output))
         bad = err_set(e, "quantize writes one file: give --output NAME.h5, not %s", cfg->output);
     else if (base_file_claims(cfg->base_model))
