@@ -3,9 +3,7 @@
  * once per VEC. NAME(x) is x's name in this copy, TARGET stands before its functions. Products are
  * fused into sums where the instruction set can. */
 #include "quant/plain.h"
-#ifdef __x86_64__
 #include <immintrin.h>
-#endif
 
 #ifndef VEC_H
 #define VEC_H
