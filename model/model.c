@@ -194,8 +194,10 @@ static int check_view(const Model *m, const Site *s, const WeightView *v, Err *e
         return -1;
     }
     if (!dtype_is_weight(v->dtype) || (dtype_is_packed(v->dtype) && n < 2)) {
-        return err_set(e, "%s: tensor %s is stored as %s; F32, F16 and BF16 can be read", v->file,
-                       v->name, v->stored);
+        return err_set(
+            e,
+            "%s: tensor %s is stored as %s; F32, F16, BF16 and codes of bitsandbytes can be read",
+            v->file, v->name, v->stored);
     }
     return 0;
 }

@@ -16,6 +16,6 @@ int base_quantise(Quantised *out, const char *dir, const BaseWords *words, const
 void quantised_close(Quantised *q);
 
 /* What to open for a config's base_model and base_quantization, on the heap: base_model itself, or
- * the cache of it, made now if it is not there. CONFIG_REFUSED where the two contradict. */
+ * the cache of it, made now if it is not there. An error where the two contradict. */
 int base_to_open(char **path, const Config *cfg, Err *e);
 #endif
