@@ -1,8 +1,10 @@
 /* tiles.h - float32 matrices as bfloat16 operands of AMX tiles, and products of such tiles. A
  * packed tile is TILE_PACK bytes. Of a matrix x, rounded to bfloat16 (to nearest even; subnormals
- * become 0, as the products take them anyway): rows tile:   16 rows by 32 columns; left operand of
- * x, or transposed right operand of xT pairs tile:  32 rows by 16 columns, rows 2r and 2r+1
- * interleaved; right operand of x, or transposed left operand of xT What lies outside x is zero. */
+ * become 0, as the products take them anyway):
+ *   rows tile:   16 rows by 32 columns; left operand of x, or transposed right operand of xT
+ *   pairs tile:  32 rows by 16 columns, rows 2r and 2r+1 interleaved; right operand of x, or
+ *                transposed left operand of xT
+ * What lies outside x is zero. */
 #ifndef TILES_H
 #define TILES_H
 #include "amx.h"

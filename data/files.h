@@ -36,8 +36,11 @@ int files_copy(const char *from, const char *to, Err *e); /* one regular file, a
 
 /* One file, written beside and renamed in. Every call that fails has removed the temporary file
  * and closed f; files_abort gives up early and is harmless after commit or failure:
- *     FileOut f; TRY(files_begin(&f, path, e)); TRY(files_write(&f, p, n, e)); return
- * files_commit(&f, e); A library that wants a path writes to f.temp between begin and commit. */
+ *     FileOut f;
+ *     TRY(files_begin(&f, path, e));
+ *     TRY(files_write(&f, p, n, e));
+ *     return files_commit(&f, e);
+ * A library that wants a path writes to f.temp between begin and commit. */
 typedef struct FileOut {
     char *path, *temp;
     int fd;

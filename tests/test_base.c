@@ -281,8 +281,7 @@ static void test_simd_functions(void **state) {
     assert_true(simd_tanh(INFINITY) == 1 && simd_tanh(-INFINITY) == -1 && isnan(simd_tanh(NAN)));
 }
 
-/* ---- tensors
- * -------------------------------------------------------------------------------------- */
+/* ---- tensors --------------------------------------------------------------------------------- */
 
 static void test_tensor(void **state) {
     (void)state;

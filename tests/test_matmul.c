@@ -274,8 +274,7 @@ static Case case_of(const Shape *s, DType d) {
     return c;
 }
 
-/* ---- what comes out
- * ------------------------------------------------------------------------------ */
+/* ---- what comes out -------------------------------------------------------------------------- */
 
 /* Results of one run, one after the other. */
 typedef struct Out {

@@ -145,8 +145,7 @@ static void run_layers(World *w, Way way) {
     w->loss = head_loss(t, h, w->head, w->labels, 0, 1.0f / T);
 }
 
-/* ---- worlds
- * --------------------------------------------------------------------------------------- */
+/* ---- worlds ---------------------------------------------------------------------------------- */
 
 static void world_open(World *w, bool learns) {
     Err e;
@@ -198,8 +197,7 @@ static Buf result_of(Way way, size_t *peak) {
     return b;
 }
 
-/* ---- tests
- * ------------------------------------------------------------------------------------------ */
+/* ---- tests ----------------------------------------------------------------------------------- */
 
 static void test_same_bits(void **state) {
     (void)state;
@@ -357,9 +355,7 @@ static void test_paused(void **state) {
     assert_memory_equal(&loss[0], &loss[1], sizeof loss[0]);
 }
 
-/* ---- dry
- * -----------------------------------------------------------------------------------------------
- */
+/* ---- dry ------------------------------------------------------------------------------------- */
 
 /* Layers of ops that take no scratch: the norm, the elements and the router. */
 static void light_forward(Tape *t, void *ctx, Tensor *const *in, Tensor **out) {

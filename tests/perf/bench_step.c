@@ -3,10 +3,11 @@
  * machine's own rates the step's arithmetic reaches. The rates are measured between the steps, for
  * they are the machine's of that moment: OpenBLAS's sgemm, and this program's own product with the
  * model's experts as they are stored (compute: bf16).
+ *
  *   bench_step small|slice26b|DIR|FILE.h5 [STEPS [SEQ]] [--key value ...]
+ *
  * small: 8 layers, 32 experts, 122 M parameters. slice26b: two layers of the shapes of 26B-A4B.
- * With
- * --base_quantization their base is made quantised. */
+ * With --base_quantization their base is made quantised. */
 #include <cblas.h>
 #undef I /* of complex.h, which cblas.h brings along */
 #include <omp.h>
