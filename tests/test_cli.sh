@@ -714,10 +714,14 @@ for bits in 4 8; do
 done
 
 case='init straight into a base, from any config file'
-works init --base_model "$tmp/sizes/tiny.json" --base_quantization nf4 --output "$tmp/random.h5" --json
+works init --base_model "$tmp/sizes/tiny.json" --save_dtype bf16 --base_quantization nf4 --output "$tmp/random.h5" --json
 "$TOOL" json parameters < "$tmp/out" > /dev/null || wrong "the last line is no JSON"
 loss_of "$tmp/random.h5"
-refuses 2 'NAME.h5' init --base_model "$model" --base_quantization nf4 --output "$tmp/random"
+at_once=$loss
+works init --base_model "$tmp/sizes/tiny.json" --save_dtype bf16 --output "$tmp/random"
+loss_of "$tmp/random" --base_quantization nf4
+is "$loss" "$at_once"
+refuses 2 'NAME.h5' init --base_model "$model" --base_quantization nf4 --output "$tmp/random.dir"
 
 # A model that takes a moment.
 sed 's/"hidden_size": 20/"hidden_size": 320/;s/"moe_intermediate_size": [0-9]*/"moe_intermediate_size": 320/' \

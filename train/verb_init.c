@@ -42,19 +42,21 @@ static void choose_numbers(Fill *f, const Site *s) {
                                                                    : 1 / sqrtf((float)dim[n - 1]);
 }
 
+enum { PART = 512 };
+
+/* k <= PART values from value `first` on, as they are stored. */
+static void make_part(const Fill *f, int64_t first, int64_t k, void *dst) {
+    float part[PART];
+    normals_fill(f->seed, (uint64_t)f->site, first, k, f->mean, f->deviation, part);
+    dtype_info[f->dtype].from_f32(part, dst, k);
+}
+
 static int fill_random(void *ctx, int64_t first, int64_t n, void *dst, Err *e) {
     const Fill *f = ctx;
     (void)e;
 #pragma omp parallel for schedule(static)
-    for (int64_t block = 0; block < n; block += 256) {
-        float part[256];
-        int64_t k = n - block < 256 ? n - block : 256;
-        for (int64_t i = 0; i < k; i++) {
-            Rng r = {f->seed, (uint64_t)f->site, 2 * (uint64_t)(first + block + i)};
-            part[i] = f->mean + (f->deviation > 0 ? f->deviation * rng_normal(&r) : 0);
-        }
-        dtype_info[f->dtype].from_f32(part, (char *)dst + dtype_bytes(f->dtype, block), k);
-    }
+    for (int64_t at = 0; at < n; at += PART)
+        make_part(f, first + at, min64(PART, n - at), (char *)dst + dtype_bytes(f->dtype, at));
     return 0;
 }
 
@@ -119,10 +121,16 @@ static int init_dir(const Config *cfg, const Model *m, const SideFiles *files, E
 
 static DType random_stored(void *ctx, int site) { return ((const Fill *)ctx)[site].dtype; }
 
+/* The values that a directory would hold. */
 static int random_values(void *ctx, int site, int64_t first, int64_t n, float *dst, Err *e) {
     const Fill *f = &((const Fill *)ctx)[site];
+    float stored[PART];
     (void)e;
-    normals_fill(f->seed, (uint64_t)site, first, n, f->mean, f->deviation, dst);
+    for (int64_t at = 0; at < n; at += PART) {
+        int64_t k = min64(PART, n - at);
+        make_part(f, first + at, k, stored);
+        dtype_info[f->dtype].to_f32(stored, dst + at, k);
+    }
     return 0;
 }
 
