@@ -27,6 +27,13 @@
 #define SIMD __attribute__((target_clones("avx512f", "avx2", "default")))
 #endif
 
+/* Before a loop whose number of rounds is known when compiling. */
+#ifdef __clang__
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
 #define SIMD_INLINE static inline __attribute__((always_inline))
 
 /* exp(x), within 1.5 ulp; 0 below -104, infinity above 88.73, NaN stays NaN.

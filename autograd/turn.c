@@ -46,11 +46,6 @@ static void turn_small(float *x, int64_t rows, int64_t ld, const float *factor, 
 typedef float Vector __attribute__((vector_size(VECTOR * sizeof(float))));
 /* v = H v for pairs a distance apart: every value becomes its partner plus or minus itself. */
 #define NEAR(v, s, ...) (v) = __builtin_shufflevector(v, v, __VA_ARGS__) + (v) * (s)
-#ifdef __clang__
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
 
 /* One block of n vectors, held in registers where there are as many. */
 SIMD_INLINE void turn_vectors(float *x, const float *factor, bool back, int n) {

@@ -2,7 +2,7 @@
  * each instruction set: a header of kernels includes this one, and a .c file includes that header
  * once per VEC. NAME(x) is x's name in this copy, TARGET stands before its functions. Products are
  * fused into sums where the instruction set can. */
-#include "quant/plain.h"
+#include "simd.h"
 #include <immintrin.h>
 
 #ifndef VEC_H
@@ -13,11 +13,6 @@
 #define V              NAME(Vec)
 #define U              NAME(Bits)
 #define TARGET_INLINE  static inline TARGET __attribute__((always_inline))
-#ifdef __clang__
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
 
 /* Four floats at a time, the same everywhere. */
 typedef float Quad __attribute__((vector_size(16), aligned(4), may_alias));

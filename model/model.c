@@ -393,12 +393,6 @@ void model_close(Model *m) {
     mem_free(m);
 }
 
-static bool all_finite(const float *x, int64_t n) {
-    uint32_t found = 0;
-    for (int64_t i = 0; i < n; i++) found |= (f32_to_bits(x[i]) & 0x7f800000u) == 0x7f800000u;
-    return !found;
-}
-
 /* The first row of a tensor that holds a value which is no number; -1: none. Rows are looked at as
  * stored: turning them back would lose no such value. */
 static int64_t bad_row(const Tensor *w) {
@@ -409,7 +403,7 @@ static int64_t bad_row(const Tensor *w) {
 #pragma omp for schedule(static) reduction(min : first)
         for (int64_t r = 0; r < rows; r++) {
             weight_open(w, r, 0, cols, row);
-            if (!all_finite(row, cols) && r < first) first = r;
+            if (!f32_all_finite(row, cols) && r < first) first = r;
         }
         mem_free(row);
     }

@@ -81,10 +81,7 @@ bool adamw_8bit_finite(const void *moment, int64_t n) {
     int64_t count = n;
     if (n >= ADAMW_8BIT_LEAST)
         x = most_of((void *)(uintptr_t)moment, n), count = (n + BLOCK - 1) / BLOCK;
-    for (int64_t i = 0; i < count; i++) {
-        if (!isfinite(x[i])) return false;
-    }
-    return true;
+    return f32_all_finite(x, count);
 }
 
 /* m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2

@@ -107,9 +107,8 @@ static int64_t piece_values(const Work *w) {
 }
 
 static int check_finite(const Work *w, const float *x, int64_t first, int64_t n, Err *e) {
-    uint32_t found = 0;
-    for (int64_t i = 0; i < n; i++) found |= (f32_to_bits(x[i]) & 0x7f800000u) == 0x7f800000u;
-    for (int64_t i = 0; i < n && found; i++) {
+    if (f32_all_finite(x, n)) return 0;
+    for (int64_t i = 0; i < n; i++) {
         if (isfinite(x[i])) continue;
         const Model *m = w->job->model;
         err_set(e, "tensor %s holds %s at position %" PRId64 "; the checkpoint is damaged",

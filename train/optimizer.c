@@ -95,20 +95,13 @@ void params_scale_grad(ParamSet *ps, float s) {
     for (int64_t i = 0; i < ps->numel; i++) ps->grad[i] *= s;
 }
 
-static bool all_finite(const float *x, int64_t n) {
-    for (int64_t i = 0; i < n; i++) {
-        if (!isfinite(x[i])) return false;
-    }
-    return true;
-}
-
 bool optimizer_finite(const Optimizer *o, const ParamSet *ps) {
     for (int k = 0; k < o->rule->n_moments; k++) {
         const char *at = o->moment[k];
         for (int i = 0; i < ps->n; i++) {
             int64_t n = tensor_numel(ps->param[i].tensor);
             const void *moment = at;
-            if (!(o->rule->finite ? o->rule->finite(moment, n) : all_finite(moment, n)))
+            if (!(o->rule->finite ? o->rule->finite(moment, n) : f32_all_finite(moment, n)))
                 return false;
             at += moment_bytes(o->rule, &ps->param[i]);
         }

@@ -1,6 +1,5 @@
 /* session.c - see session.h. */
 #include "session.h"
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include "../autograd/weight.h"
@@ -469,13 +468,11 @@ static int check_base(const Session *s, Err *e) {
 int session_blame_nonfinite(const Session *s, const char *what, Err *e) {
     TRY(check_base(s, e));
     for (int i = 0; i < s->params.n; i++) {
-        const Param *p = &s->params.param[i];
-        for (int64_t k = 0; k < tensor_numel(p->tensor); k++) {
-            if (!isfinite(f32(p->tensor)[k]))
-                return err_set(
-                    e, "%s: the trained values of %s are no numbers any more; lower learning_rate",
-                    what, p->tensor->name);
-        }
+        const Tensor *x = s->params.param[i].tensor;
+        if (f32_all_finite(f32(x), tensor_numel(x))) continue;
+        return err_set(e,
+                       "%s: the trained values of %s are no numbers any more; lower learning_rate",
+                       what, x->name);
     }
     return err_set(e,
                    "%s: the result is not a number although all weights are; lower learning_rate, "

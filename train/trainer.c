@@ -184,20 +184,13 @@ static int save(Trainer *t, Err *e) {
                             t->cfg->save_total_limit, e);
 }
 
-static bool all_finite(const float *x, int64_t n) {
-    for (int64_t i = 0; i < n; i++) {
-        if (!isfinite(x[i])) return false;
-    }
-    return true;
-}
-
 /* The run fails between two steps, for a reason that stands in an Err already: what the steps so
  * far have learned is kept where that can be done. No older checkpoint goes for it. */
 static void keep_last_step(Trainer *t) {
     Err lost;
     const ParamSet *ps = &t->s->params;
     if (!t->run.step || checkpoint_exists(t->cfg->output_dir, t->run.step)) return;
-    if (!all_finite(ps->weight, ps->numel)) return;
+    if (!f32_all_finite(ps->weight, ps->numel)) return;
     if (!optimizer_finite(&t->optimizer, ps)) return;
     if (checkpoint_write(t->cfg->output_dir, t->s, &t->optimizer, &t->run, t->save_dtype, 0, &lost))
         return;

@@ -2,6 +2,7 @@
  * Rounding is to nearest, ties to even; NaN stays NaN, overflow becomes infinity (IEEE 754). */
 #ifndef QUANT_PLAIN_H
 #define QUANT_PLAIN_H
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -14,6 +15,13 @@ static inline uint32_t f32_to_bits(float f) {
     uint32_t u;
     memcpy(&u, &f, 4);
     return u;
+}
+
+/* No NaN, no infinity. */
+static inline bool f32_all_finite(const float *x, int64_t n) {
+    uint32_t found = 0;
+    for (int64_t i = 0; i < n; i++) found |= (f32_to_bits(x[i]) & 0x7f800000) == 0x7f800000;
+    return !found;
 }
 
 static inline float bf16_to_f32(uint16_t h) { return bits_to_f32((uint32_t)h << 16); }
