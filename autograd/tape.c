@@ -23,6 +23,12 @@ static bool node_wants(const Node *n) {
 
 bool tape_will_go_back(const Tape *t, const Node *n) { return !t->paused && node_wants(n); }
 
+void node_clear_fresh(const Node *n) {
+    for (int i = 0; i < n->n_in; i++) {
+        if (n->fresh & 1u << i) memset(n->in[i]->grad->data, 0, (size_t)tensor_bytes(n->in[i]));
+    }
+}
+
 /* What the node's kernel would take for itself, so that a dry tape knows. */
 static void run_dry(Tape *t, const Node *n, bool back) {
     if (!n->op->scratch) return;

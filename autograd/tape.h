@@ -67,6 +67,13 @@ struct Tape {
 
 static inline bool passed_on(const Node *n, int i) { return n->in[i]->grad == n->out[0]->grad; }
 
+/* For bwd. Where the gradient of an input goes; NULL: nobody asks for it. */
+static inline float *grad_of(const Tensor *x) {
+    return x && x->wants_grad && x->grad ? f32(x->grad) : NULL;
+}
+/* For bwd that only adds: clears what it was left to set. */
+void node_clear_fresh(const Node *n);
+
 #define ATTR(n, Type) ((Type *)(void *)(n)->attr.bytes)
 
 /* Opens a node with these inputs; the op fills attr, out and saved, then calls tape_run. */

@@ -19,7 +19,6 @@ typedef struct Attr {
     float s;
 } Attr;
 
-static float *grad_of(const Tensor *x) { return x && x->wants_grad ? f32(x->grad) : NULL; }
 static int64_t panels(int64_t n) { return (n + PANEL - 1) / PANEL; }
 static int64_t rows_of(const Node *n) { return n->out[0]->dim[0]; }
 static const int32_t *token_of(const Node *n) {
@@ -253,9 +252,7 @@ static void bwd_f32(Tape *t, Node *n) {
         k.dlx = k.R ? dx : NULL;
     } else {
         k.dlx = grad_of(n->in[LX]);
-        for (int i = 0; i < N_IN; i++) {
-            if (n->fresh & 1u << i) memset(n->in[i]->grad->data, 0, (size_t)tensor_bytes(n->in[i]));
-        }
+        node_clear_fresh(n);
     }
 #pragma omp parallel for schedule(dynamic) if (k.R)
     for (int64_t e = 0; e < k.E; e++) {

@@ -12,7 +12,6 @@ typedef struct Attr {
 } Attr;
 
 static int64_t rank_of(const Node *n) { return n->in[A] ? n->in[A]->dim[0] : 0; }
-static float *grad_of(const Tensor *x) { return x && x->wants_grad ? f32(x->grad) : NULL; }
 
 /* ---- compute: bf16 ---- */
 
@@ -90,9 +89,7 @@ static void bwd_f32(Tape *t, Node *n) {
     Tensor *x = n->in[X], *w = n->in[W];
     int64_t T = tensor_rows(x), I = tensor_cols(x), O = w->dim[0];
     const float *dy = f32(n->out[0]->grad);
-    for (int i = 0; i < N_IN; i++) {
-        if (n->fresh & 1u << i) memset(n->in[i]->grad->data, 0, (size_t)tensor_bytes(n->in[i]));
-    }
+    node_clear_fresh(n);
     if (x->wants_grad) gemm_times_weight(t, dy, T, w, f32(x->grad));
     if (w->wants_grad) gemm(true, false, O, I, T, 1, dy, O, f32(x), I, 1, f32(w->grad), I);
     if (rank_of(n)) bwd_lora(t, n, dy);
