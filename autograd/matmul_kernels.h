@@ -5,11 +5,12 @@
  *   Forward, yT = w xT: w is the left operand, 16 rows of w by 32 columns. x is packed as the right
  *   one: a tile holds 32 columns k of 16 tokens; its dword 16*r + m is the pair of columns
  *   (pair_column(r), pair_column(r) + 1) of token m. The order of pairs is the one in which a line
- * of a packed block opens (see quant/line.h), so that nothing is shuffled per weight. Backward, dx
- * = dy w: dy is the left operand, a tile is 16 tokens by 32 columns in natural order; w is the
- * right one: two neighbouring rows of w interleaved. Tokens and columns that fill up the last tile
- * are zero. Behind the tiles of its columns (ceil(I/64)*2 of x, ceil(O/32) of dy) a token tile has
- * ceil(R/32) tiles with the low-rank input (s*h forward, s*dy b backward). */
+ *   of a packed block opens (see quant/line.h), so that nothing is shuffled per weight.
+ *   Backward, dx = dy w: dy is the left operand, a tile is 16 tokens by 32 columns in natural order;
+ *   w is the right one: two neighbouring rows of w interleaved.
+ * Tokens and columns that fill up the last tile are zero. Behind the tiles of its columns
+ * (ceil(I/64)*2 of x, ceil(O/32) of dy) a token tile has ceil(R/32) tiles with the low-rank input
+ * (s*h forward, s*dy b backward). */
 #ifndef MATMUL_KERNELS_H
 #define MATMUL_KERNELS_H
 #include "tensor.h"

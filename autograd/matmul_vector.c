@@ -43,22 +43,16 @@ typedef struct Kernels {
 #define VEC 4
 #include "matmul_vector.h"
 #undef VEC
-#ifdef __x86_64__
 #define VEC 8
 #include "matmul_vector.h"
 #undef VEC
 #define VEC 16
 #include "matmul_vector.h"
 #undef VEC
-#endif
 
 static const Kernels *kernels(void) {
-#ifdef __x86_64__
     Isa isa = cpu_isa();
     return isa >= ISA_AVX512 ? &kernels_16 : isa == ISA_AVX2 ? &kernels_8 : &kernels_4;
-#else
-    return &kernels_4;
-#endif
 }
 
 /* ---- opening the weight --------------------------------------------------------------------- */

@@ -23,22 +23,16 @@ typedef struct Outer {
 #define VEC 4
 #include "outer.h"
 #undef VEC
-#ifdef __x86_64__
 #define VEC 8
 #include "outer.h"
 #undef VEC
 #define VEC 16
 #include "outer.h"
 #undef VEC
-#endif
 
 static const Outer *kernels(void) {
-#ifdef __x86_64__
     Isa isa = cpu_isa();
     return isa >= ISA_AVX512 ? &outer_16 : isa == ISA_AVX2 ? &outer_8 : &outer_4;
-#else
-    return &outer_4;
-#endif
 }
 
 /* s pT x: R columns of p, rows ldp apart. */

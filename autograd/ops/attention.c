@@ -1,12 +1,13 @@
-/* attention: y_j = softmax(scale q_j k_gT + mask) v_g for each head j and its KV head g = j /
- * (H/K). q, y (Tq, H*d)   k, v (Tk, K*d)   log-sum-exp of the scaled scores, saved: (Tq, H) P =
- * exp(S - lse)   dP = dy vT   delta = rowsum(dy * y)   dS = scale * P * (dP - delta) dq += dS k dk
- * += dST q   dv += PT dy By tiles with a running softmax, so that no T x T matrix exists and keys
- * outside the window cost nothing (Dao et al. 2022). This file: the op, and its float32 kernels.
- * Forward, a task is a tile of queries of one head. Backward, a task is a group of query heads of
- * one KV head of one sequence: it alone makes their dq and, tile after tile, their dk and dv.
- * Under compute: bf16 the operands of the products are rounded to bfloat16 where the machine has
- * tiles for that (attention_amx.c); everything else is float32 always. */
+/* attention: y_j = softmax(scale q_j k_gT + mask) v_g  for each head j and its KV head g = j / (H/K).
+ *   q, y (Tq, H*d)   k, v (Tk, K*d)   log-sum-exp of the scaled scores, saved: (Tq, H)
+ *   P = exp(S - lse)   dP = dy vT   delta = rowsum(dy * y)   dS = scale * P * (dP - delta)
+ *   dq += dS k   dk += dST q   dv += PT dy
+ * By tiles with a running softmax, so that no T x T matrix exists and keys outside the window cost
+ * nothing (Dao et al. 2022). This file: the op, and its float32 kernels. Forward, a task is a tile
+ * of queries of one head. Backward, a task is a group of query heads of one KV head of one
+ * sequence: it alone makes their dq and, tile after tile, their dk and dv. Under compute: bf16 the
+ * operands of the products are rounded to bfloat16 where the machine has tiles for that
+ * (attention_amx.c); everything else is float32 always. */
 #include "attention.h"
 #include "../simd.h"
 #include "sample.h"
@@ -238,9 +239,7 @@ static float *part_grad(const Parts *p, const Node *n, int which, int64_t part) 
 /* Gradients to set. One that two inputs share is cleared, and both add to it. */
 static unsigned sets_of(const Node *n) {
     if (n->in[Q] != n->in[K] && n->in[Q] != n->in[V] && n->in[K] != n->in[V]) return n->fresh;
-    for (int i = Q; i <= V; i++) {
-        if (n->fresh & 1u << i) memset(n->in[i]->grad->data, 0, (size_t)tensor_bytes(n->in[i]));
-    }
+    node_clear_fresh(n);
     return 0;
 }
 

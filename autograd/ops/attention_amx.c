@@ -3,8 +3,8 @@
  *
  * K (as right operand of q kT) and V (as right operand of P v) are packed into tiles once per KV
  * head, some heads at a time, by all threads. Then a task is a strip of queries of some heads of
- * one group: they share what they read of K and V. It goes over blocks of keys: scores, softmax, P
- * v.
+ * one group: they share what they read of K and V. It goes over blocks of keys: scores, softmax,
+ * P v.
  *
  * The packed keys of a sequence, of one KV head: K as [2 a strip][wide] tiles, then V as
  * [2*wide][strips] tiles. */

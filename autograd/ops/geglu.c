@@ -52,15 +52,11 @@ typedef struct Halves {
     int64_t stride;
 } Halves;
 
-static float *wanted_grad(const Tensor *x) {
-    return x->wants_grad && x->grad ? f32(x->grad) : NULL;
-}
-
 static Halves halves(const Node *n) {
     const Tensor *gate = n->in[0], *up = n->in[1];
     int64_t F = tensor_cols(n->out[0]);
-    float *dg = wanted_grad(gate);
-    if (up) return (Halves){f32(gate), f32(up), dg, wanted_grad(up), F};
+    float *dg = grad_of(gate);
+    if (up) return (Halves){f32(gate), f32(up), dg, grad_of(up), F};
     return (Halves){f32(gate), f32(gate) + F, dg, dg ? dg + F : NULL, 2 * F};
 }
 
