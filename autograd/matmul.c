@@ -101,10 +101,11 @@ static size_t turning_bytes(const Work *k) {
     return k->turned ? TILE_TOKENS * (size_t)strip_of(k) * sizeof(float) : 0;
 }
 
-/* Sets the pointers of k into base and returns the bytes there must be. */
-static size_t lay_out(Work *k, bool own_lx, bool back, char *base) {
+/* Sets the pointers of k into base and returns the bytes there must be. joined: a meets what w
+ * meets, turned where w is. */
+static size_t lay_out(Work *k, bool own_lx, bool back, bool joined, char *base) {
     int64_t T = k->m->T, token_tiles = most_pieces(k, TILE_TOKENS);
-    bool turn_a = k->turned && k->R && !own_lx;
+    bool turn_a = k->turned && k->R && joined;
     size_t at = 0, ours = 0;
     k->groups.at = take(base, &at, (size_t)min64(k->E, T) * sizeof(Block));
     k->blocks.at = take(base, &at, (size_t)most_pieces(k, BLOCK_TOKENS) * sizeof(Block));
@@ -129,7 +130,7 @@ static size_t lay_out(Work *k, bool own_lx, bool back, char *base) {
 
 size_t matmul_scratch(const Matmul *m, bool own_lx, bool back) {
     Work k = work_of(m);
-    return lay_out(&k, own_lx, back, NULL) + ARENA_ALIGN;
+    return lay_out(&k, own_lx, back, !own_lx, NULL) + ARENA_ALIGN;
 }
 
 static char *my_own(const Work *k) { return k->own + k->own_bytes * (size_t)omp_get_thread_num(); }
@@ -194,11 +195,12 @@ static const float *turn_x(const Work *k, const float *x) {
     return k->turned_x;
 }
 
-static Work work_open(Tape *t, const Matmul *m, bool own_lx, bool back) {
+static Work work_open(Tape *t, const Matmul *m, bool own_lx, bool back, bool joined) {
     Work k = work_of(m);
     CHECK(group_start(&k, 0) == 0 && group_start(&k, k.E) == m->T,
           "matmul: groups of %ld rows, not %ld", (long)group_start(&k, k.E), (long)m->T);
-    lay_out(&k, own_lx, back, arena_push(t->step, lay_out(&k, own_lx, back, NULL)));
+    size_t bytes = lay_out(&k, own_lx, back, joined, NULL);
+    lay_out(&k, own_lx, back, joined, arena_push(t->step, bytes));
     cut(&k, &k.groups, m->T);
     cut(&k, &k.blocks, BLOCK_TOKENS);
     cut(&k, &k.pieces, PACK_TOKENS);
@@ -262,7 +264,7 @@ void matmul_forward(Tape *t, const Matmul *m, const float *x, const float *lx, f
     if (m->T <= 0) return;
     size_t mark = arena_mark(t->step);
     bool own_lx = m->a && lx != x;
-    Work k = work_open(t, m, own_lx, false);
+    Work k = work_open(t, m, own_lx, false, !own_lx);
     int64_t some = strips_at_once(&k, panel_count(k.O));
     int64_t tasks = ceil_div(panel_count(k.O), some);
     x = turn_x(&k, x);
@@ -392,8 +394,8 @@ void matmul_backward(Tape *t, const Matmul *m, const float *dy, const float *lx,
     if (m->T <= 0) return;
     size_t mark = arena_mark(t->step);
     bool apart = g->dlx && g->dlx != g->dx, low = g->dlx || g->da;
-    Work k = work_open(t, m, apart, true);
     bool joined = g->dlx && !apart;
+    Work k = work_open(t, m, apart, true, joined);
     int64_t slice = k.O > LONG_ROWS && !joined ? SLICE_ROWS : k.O;
     int64_t lx_wide = BLOCK_COLS * strips_at_once(&k, ceil_div(k.I, BLOCK_COLS));
     int64_t x_wide = k.turned ? strip_of(&k) : lx_wide;
