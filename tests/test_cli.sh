@@ -660,6 +660,7 @@ case='a place for the cache where something else lies'
 echo mine > "$tmp/mine.h5"
 refuses 1 'base_cache .*mine.h5 is no base' eval --base_model "$tmp/m" --base_quantization tq4 --base_cache "$tmp/mine.h5" $tokens
 is "$(cat "$tmp/mine.h5")" mine
+refuses 2 'empty path' eval --base_model "$tmp/m" --base_quantization tq4 --base_cache '' $tokens
 case='two at once'
 rm "$tmp/m/moesmith-tq4.h5"
 checks=$((checks + 1))
@@ -669,6 +670,9 @@ loss_of "$tmp/m" --base_quantization tq4
 wait $pid || wrong "the other failed"
 is "$loss" "$quantised"
 
+case='steps beyond all bounds'
+refuses 1 'more than .* rows a step' estimate --base_model "$model" --micro_batch_size 1000000 --gradient_accumulation_steps 1000000
+refuses 1 'more than .* tokens at once' estimate --base_model "$model" --micro_batch_size 1000 --sequence_len 16777216
 case='training a quantised base, and going on'
 works train --base_model "$tmp/q.h5" $tokens --max_steps 4 --save_steps 2 --output_dir "$tmp/o"
 cp "$tmp/o/adapter_model.safetensors" "$tmp/kept"

@@ -94,7 +94,8 @@ static bool resume_and_overwrite(const Config *c) {
 static bool is_empty(const char *path) { return path && !*path; }
 static bool empty_path(const Config *c) {
     return is_empty(c->base_model) || is_empty(c->output_dir) || is_empty(c->output) ||
-           is_empty(c->lora_model_dir) || is_empty(c->resume_from_checkpoint);
+           is_empty(c->lora_model_dir) || is_empty(c->resume_from_checkpoint) ||
+           is_empty(c->base_cache);
 }
 static bool prompt_twice(const Config *c) { return c->prompt && c->prompts; }
 
@@ -103,7 +104,8 @@ static const struct {
     const char *sentence;
 } rules[] = {
     {empty_path,
-     "base_model, output_dir, output, lora_model_dir or resume_from_checkpoint is an empty path"},
+     "base_model, base_cache, output_dir, output, lora_model_dir or resume_from_checkpoint is an "
+     "empty path"},
     {dropout_on_experts,
      "lora_dropout above 0 and lora_target_parameters exclude each other (experts take no "
      "dropout); set lora_dropout: 0 or lora_target_parameters: []"},

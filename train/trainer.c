@@ -354,13 +354,24 @@ static int open_trainer(Trainer *t, Err *e) {
     return prepare_output(t, e);
 }
 
-int trainer_check_rows(const Config *cfg, const TrainData *data, Err *e) {
-    if (!data->n_rows) return err_set(e, "datasets: no row is left to train on");
+int trainer_check_sizes(const Config *cfg, int64_t longest, Err *e) {
     if (cfg->micro_batch_size * cfg->gradient_accumulation_steps > ROWS_PER_STEP_MAX)
         return err_set(
             e, "micro_batch_size %ld x gradient_accumulation_steps %ld is more than %d rows a step",
             (long)cfg->micro_batch_size, (long)cfg->gradient_accumulation_steps, ROWS_PER_STEP_MAX);
+    if (cfg->micro_batch_size * longest > INT32_MAX)
+        return err_set(e,
+                       "micro_batch_size %ld x rows of %ld tokens is more than %ld tokens at once; "
+                       "lower micro_batch_size, and raise gradient_accumulation_steps",
+                       (long)cfg->micro_batch_size, (long)longest, (long)INT32_MAX);
     return 0;
+}
+
+int trainer_check_rows(const Config *cfg, const TrainData *data, Err *e) {
+    int64_t longest = cfg->sample_packing ? cfg->sequence_len : 0;
+    if (!data->n_rows) return err_set(e, "datasets: no row is left to train on");
+    for (int64_t i = 0; i < data->n_rows; i++) longest = max64(longest, data->rows[i].n);
+    return trainer_check_sizes(cfg, longest, e);
 }
 
 int trainer_run(const Config *cfg, Session *s, const TrainData *data, json_t *result, Err *e) {

@@ -10,5 +10,7 @@
 int trainer_run(const Config *cfg, Session *s, const TrainData *data, json_t *result, Err *e);
 
 /* An error where there is nothing to train on, or a step would be beyond bounds. */
+/* longest: tokens of a row. */
+int trainer_check_sizes(const Config *cfg, int64_t longest, Err *e);
 int trainer_check_rows(const Config *cfg, const TrainData *data, Err *e);
 #endif

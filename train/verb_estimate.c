@@ -26,6 +26,7 @@ static void made_free(Made *m) {
 }
 
 static int make_rows(Made *m, const Config *cfg, TrainData *d, Err *e) {
+    TRY(trainer_check_sizes(cfg, cfg->sequence_len, e));
     int64_t n = cfg->micro_batch_size * cfg->gradient_accumulation_steps;
     if (side_files_has(cfg->base_model, "tokenizer.json"))
         TRY(tokenizer_open_model(&m->tokenizer, cfg->base_model, e));
