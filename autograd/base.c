@@ -205,6 +205,11 @@ int arena_open(Arena *a, size_t reserve, Err *e) {
     return 0;
 }
 
+void arena_stay_sparse(Arena *a) {
+    madvise(a->base, a->cap, MADV_NOHUGEPAGE);
+    a->sparse = true;
+}
+
 void arena_close(Arena *a) {
     if (!a->base) return;
     ASAN_UNPOISON_MEMORY_REGION(a->base, a->peak);
@@ -219,7 +224,7 @@ void *arena_push(Arena *a, size_t bytes) {
     if (a->top > a->peak) a->peak = a->top;
     ASAN_UNPOISON_MEMORY_REGION(a->base + at, bytes);
 #ifndef NDEBUG
-    memset(a->base + at, 0xff, bytes); /* every float in it is a NaN */
+    if (!a->sparse) memset(a->base + at, 0xff, bytes); /* every float in it is a NaN */
 #endif
     return a->base + at;
 }

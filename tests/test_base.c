@@ -327,10 +327,33 @@ static void test_resident(void **state) {
     assert_true(mem_peak() >= mem_resident());
 }
 
+/* A dry run writes a header here and there and nothing between. */
+static void test_sparse(void **state) {
+    (void)state;
+    enum { HEADERS = 100 };
+    Arena a;
+    Err e;
+    assert_int_equal(arena_open(&a, (size_t)1 << 32, &e), 0);
+    arena_stay_sparse(&a);
+    size_t before = mem_resident();
+    for (int i = 0; i < HEADERS; i++) {
+        memset(arena_push(&a, 100), 1, 100);
+        arena_push(&a, (size_t)8 << 20);
+    }
+    size_t grown = mem_resident() - before;
+#ifndef __SANITIZE_ADDRESS__
+    assert_true(grown < (size_t)4 << 20);
+#else
+    (void)grown;
+#endif
+    arena_close(&a);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_arena),
         cmocka_unit_test(test_resident),
+        cmocka_unit_test(test_sparse),
         cmocka_unit_test(test_heap_and_text),
         cmocka_unit_test(test_err),
         cmocka_unit_test(test_rng_counter),
