@@ -89,8 +89,9 @@ enum {
     ROW_BUFFER = 4, /* not what torch calls a parameter: never trained */
 };
 typedef struct TensorRow {
-    const char *hf; /* Hugging Face's name, after "layers.N." or the model's prefix */
-    size_t at;      /* offset of the field in Layer or Model */
+    const char *hf;   /* Hugging Face's name, after "layers.N." or the model's prefix */
+    const char *gguf; /* llama.cpp's, after "blk.N." or alone; NULL: GGUF has no such tensor */
+    size_t at;        /* offset of the field in Layer or Model */
     Kind kind;
     When when;
     unsigned flags; /* ROW_ bits */
