@@ -24,15 +24,21 @@ typedef struct Attend {
     float scale; /* of q kT */
 } Attend;
 
+/* How rmsnorm weighs what it has normed: by plus + w. Models that keep their gains around 0 have
+ * plus 1 (what learns, and decays, is w); all others 0. */
+typedef struct Norm {
+    float eps, plus;
+} Norm;
+
 /* Rotary embedding, half-split pairs (i, i + d/2). The first n_angles of the d/2 pairs turn by
- * pos * theta^(-2i/d); the rest stay. */
+ * pos * theta^(-2i/d) / factor; the rest stay. */
 typedef struct Rope {
     int n_head, head_dim, n_angles;
-    float theta;
+    float theta, factor; /* factor 1: none; above: a longer context than theta was made for */
 } Rope;
 
-/* Cosines, then sines, of pos * theta^(-2i/d) for every position: angles (T, 2*n_angles), from
- * tape->step; no derivative. They cost more than the turning: made once for all layers. */
+/* Cosines, then sines, of each position's angles: (T, 2*n_angles), from tape->step; no derivative.
+ * They cost more than the turning: made once for all layers. */
 Tensor *rope_angles(Tape *, Tensor *pos, Rope r);
 
 /* Score to weight. renormalise: weights of the chosen sum to 1 before the per-expert scale. */

@@ -317,7 +317,7 @@ static json_t *adapter_config(const Model *m, const Plan *plan, const Adapter *a
     if (!json_array_size(parameters)) json_decref(parameters), parameters = json_null();
     /* a bare suffix would also name linears of the image and sound towers, which PEFT cannot wrap
      */
-    bool towers = !strcmp(m->prefix, "model.language_model.");
+    bool towers = !strcmp(m->modules, "model.language_model.");
     return json_pack("{s:s, s:s, s:s, s:s, s:b, s:i, s:o, s:b, s:b, s:f, s:s, s:b, s:b, s:b, s:o, "
                      "s:o, s:o, s:o, s:o, s:o}",
                      "peft_type", "LORA", "task_type", "CAUSAL_LM", "peft_version", PEFT_LAYOUT,

@@ -32,7 +32,7 @@ char *adapter_tensor_name(const Model *m, const Plan *plan, const Adapter *a, in
     if (a->prefix)
         buf_add_text(&name, a->prefix);
     else
-        buf_printf(&name, "base_model.model.%s", m->prefix);
+        buf_printf(&name, "base_model.model.%s", m->modules);
     if (role == PARAM_WHOLE) {
         buf_add_text(&name, local_name(m, s->name));
         return name.p;

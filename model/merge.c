@@ -57,7 +57,7 @@ static const Site *find_site(const Model *m, const char *name) {
 /* A tied head stored a second time must follow its embedding. */
 static const Site *site_of_view(const Model *m, const char *name) {
     const Site *s = find_site(m, name);
-    if (!s && m->dims.tied && !strcmp(name, "lm_head.weight")) s = &m->site[0];
+    if (!s && m->dims.tied && model_names_head(name)) s = &m->site[0];
     return s;
 }
 

@@ -163,7 +163,7 @@ static int read_config(Model *m, const char *path, Err *e) {
         buf_free(&known);
         return -1;
     }
-    int64_t layers = 30;
+    int64_t layers = m->family->n_layers;
     TRY(json_get_int(c, "num_hidden_layers", 1, 1000, &layers, path, e));
     m->dims.n_layers = (int)layers;
     m->layer = mem_alloc(sizeof *m->layer * (size_t)layers);
@@ -228,19 +228,27 @@ static int bind_site(Model *m, Site *s, Err *e) {
     return 0;
 }
 
-/* "model." of a text checkpoint, or the multimodal one. */
+/* Of a text checkpoint, and of a multimodal one as Transformers writes it since 4.52 and before. */
 static int find_prefix(Model *m, Err *e) {
-    static const char *const known[] = {"model.language_model.", "model."};
+    static const struct {
+        const char *file, *modules;
+    } known[] = {{"model.language_model.", "model.language_model."},
+                 {"language_model.model.", "model.language_model."},
+                 {"model.", "model."}};
+    const char *first = m->family->model_rows[0].hf;
     for (size_t i = 0; i < COUNT_OF(known); i++) {
         char name[128];
-        snprintf(name, sizeof name, "%s%s", known[i], m->family->model_rows[0].hf);
+        snprintf(name, sizeof name, "%s%s", known[i].file, first);
         if (weights_find(m->weights, name)) {
-            m->prefix = known[i];
+            m->prefix = known[i].file;
+            m->modules = known[i].modules;
             return 0;
         }
     }
-    return err_set(e, "%s: tensor model.%s is missing (model.language_model.%s was looked for too)",
-                   m->dir, m->family->model_rows[0].hf, m->family->model_rows[0].hf);
+    return err_set(e,
+                   "%s: tensor model.%s is missing (model.language_model.%s and "
+                   "language_model.model.%s were looked for too)",
+                   m->dir, first, first, first);
 }
 
 static bool starts_with(const char *s, const char *start) {
@@ -259,9 +267,13 @@ static bool is_dead_kv(const Model *m, const char *name) {
     return kv && layer >= 0 && layer < m->dims.n_layers && m->layer[layer].d.kv_from != layer;
 }
 
+bool model_names_head(const char *name) {
+    return !strcmp(name, "lm_head.weight") || !strcmp(name, "language_model.lm_head.weight");
+}
+
 static bool is_same_head(const Model *m, const WeightView *v) {
     const Tensor *embed = m->embed.w;
-    return !strcmp(v->name, "lm_head.weight") && v->dtype == embed->dtype &&
+    return model_names_head(v->name) && v->dtype == embed->dtype &&
            v->bytes == tensor_bytes(embed) && !memcmp(v->data, embed->data, (size_t)v->bytes);
 }
 
@@ -358,6 +370,7 @@ int model_open_shapes(Model **out, const char *config_path, Err *e) {
         return -1;
     }
     m->prefix = json_object_get(m->config, "text_config") ? "model.language_model." : "model.";
+    m->modules = m->prefix;
     list_sites(m);
     *out = m;
     return 0;

@@ -42,7 +42,10 @@ typedef struct Dims {
     int n_layers, width, n_heads, vocab, pad_id;
     int n_experts, n_used, expert_width; /* n_experts 0: no experts */
     int ple_width, ple_vocab;            /* per-layer embeddings; 0: none */
-    float eps, softcap;
+    Norm norm;             /* of every norm: its plus is not in the tensors of KIND_NORMS */
+    float attention_scale; /* of q kT */
+    float softcap;         /* of the logits; 0: none */
+    bool norm_values;      /* values are normed, without a weight */
     bool tied;
 } Dims;
 
@@ -58,7 +61,7 @@ typedef struct Layer {
     Tensor *pre_experts_norm, *post_dense_norm, *post_experts_norm;
     Linear experts_in, experts_out; /* gate and up (E,2F,D); down (E,D,F) */
     Linear ple_gate, ple_proj;
-    Tensor *ple_norm, *scalar;
+    Tensor *ple_norm, *scalar; /* scalar NULL: 1 */
 } Layer;
 
 /* Shapes in the name table are symbols, looked up per layer. */
@@ -124,8 +127,9 @@ struct Model {
     Tensor *norm, *ple_norm;
     Site *site;
     int n_sites;
-    const char *prefix; /* of every tensor name: "model." or "model.language_model." */
-    json_t *config;     /* the whole config.json */
+    const char *prefix;  /* of every tensor name: "model.", or that of a multimodal checkpoint */
+    const char *modules; /* what Transformers calls it once loaded, and so PEFT */
+    json_t *config;      /* the whole config.json */
     Weights *weights;
     char *dir;        /* the checkpoint's directory, or base.h5 */
     Arena keep;       /* lives as long as the model */
@@ -163,6 +167,8 @@ DType model_stated_dtype(const Model *m);
 
 int64_t site_numel(const Model *m, const Site *s);
 int site_dims(const Model *m, const Site *s, int64_t dim[3]); /* returns how many */
+/* Whether a tensor of a checkpoint is the output head, whatever its prefix. */
+bool model_names_head(const char *name);
 /* -1 with a sentence naming the first base tensor that holds a NaN or infinity; 0 if none. Opens
  * all of the base: a large one takes a while. step (may be NULL): values so far, of all. */
 typedef void (*ModelStep)(void *ctx, int64_t done, int64_t total);
@@ -200,6 +206,7 @@ Tensor *model_logits(Model *m, Tape *t, Tensor *hidden, int64_t from, int64_t n)
 /* ---- for families ---- */
 struct Family {
     const char *name;
+    int n_layers; /* where config.json does not say */
     bool (*knows)(const json_t *text_config);
     int (*dims)(Model *m, const json_t *text_config, Err *e); /* fills dims and layer[].d */
     const TensorRow *layer_rows, *model_rows;                 /* each ends with hf == NULL */

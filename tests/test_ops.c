@@ -294,46 +294,45 @@ static void test_rmsnorm(void **state) {
     Rng rng = {.seed = 3};
     for (int64_t cols = 1; cols < 5000; cols = cols * 3 + 1) {
         Tensor *x = random_2d(t, &rng, 2, cols), *w = random_2d(t, &rng, 1, cols);
-        w->n_dim = 1;
-        w->dim[0] = cols;
+        w->n_dim = 1, w->dim[0] = cols;
         for (int64_t i = 0; i < cols; i++) f32(x)[i] += 100; /* a large mean */
-        Tensor *y = rmsnorm(t, x, w, NULL, cols, 1e-6f),
-               *plain = rmsnorm(t, x, NULL, NULL, cols, 1e-6f);
+        Tensor *y = rmsnorm(t, x, w, NULL, cols, (Norm){1e-6f, 0}),
+               *plain = rmsnorm(t, x, NULL, NULL, cols, (Norm){1e-6f, 0}),
+               *around = rmsnorm(t, x, w, NULL, cols, (Norm){1e-6f, 1});
         for (int64_t i = 0; i < 2 * cols; i++) {
             double ss = 0;
-            for (int64_t j = 0; j < cols; j++) {
-                double v = (double)f32(x)[i / cols * cols + j];
-                ss += v * v;
-            }
+            for (int64_t j = 0; j < cols; j++) ss += pow((double)f32(x)[i / cols * cols + j], 2);
             double n = (double)f32(x)[i] / sqrt(ss / (double)cols + (double)1e-6f);
             near((double)f32(plain)[i], n, 0, 2 + 33.0 / 2);
             near((double)f32(y)[i], n * (double)f32(w)[i % cols], 0, 3 + 33.0 / 2);
+            near((double)f32(around)[i], n * (double)(1 + f32(w)[i % cols]), 0, 3 + 33.0 / 2);
         }
     }
     bench_close(&b);
 }
 
-/* pos, theta, d, pair -> cosine and sine as float32 implementations compute them (PyTorch 2,
- * every step in float32). cosf and sinf of either side are off by less than one ulp; the frequency
- * may differ by one ulp too, which at these angles moves the result by angle * 2^-23. */
+/* pos, theta, factor, d, pair -> cosine and sine as float32 implementations compute them (PyTorch
+ * 2, every step in float32). cosf and sinf of either side are off by less than one ulp; the
+ * frequency may differ by one ulp too, which at these angles moves the result by angle * 2^-23. */
 static void test_rope(void **state) {
     (void)state;
     static const struct {
         int d, pair;
-        float theta;
+        float theta, factor;
         int pos;
         double angle, cosine, sine;
-    } golden[] = {{256, 0, 1e4f, 4095, 4095, -0.06597599387168884, -0.9978212118148804},
-                  {128, 40, 1e4f, 777, 2.45709, -0.7747335433959961, 0.632287859916687},
-                  {256, 3, 1e4f, 100000, 80584.2, -0.7148357033729553, 0.6992924809455872},
-                  {512, 5, 1e6f, 131071, 100073.5, 0.3479384779930115, 0.9375174045544624}};
+    } golden[] = {{256, 0, 1e4f, 1, 4095, 4095, -0.06597599387168884, -0.9978212118148804},
+                  {128, 40, 1e4f, 1, 777, 2.45709, -0.7747335433959961, 0.632287859916687},
+                  {256, 3, 1e4f, 1, 100000, 80584.2, -0.7148357033729553, 0.6992924809455872},
+                  {512, 5, 1e6f, 1, 131071, 100073.5, 0.3479384779930115, 0.9375174045544624},
+                  {256, 20, 1e6f, 8, 40000, 577.391, 0.7887293696403503, -0.6147406101226807}};
     static Bench b;
     Tape *t = bench_open(&b);
     for (size_t i = 0; i < COUNT_OF(golden); i++) {
         int d = golden[i].d, pair = golden[i].pair;
         double c = golden[i].cosine, s = golden[i].sine;
         Tensor *x = random_2d(t, &(Rng){.seed = i}, 1, d), *pos = given_ints(t, 1, &golden[i].pos);
-        Rope r = {1, d, pair + 1, golden[i].theta};
+        Rope r = {1, d, pair + 1, golden[i].theta, golden[i].factor};
         Tensor *y = rope(t, x, rope_angles(t, pos, r), r);
         double a = (double)f32(x)[pair], z = (double)f32(x)[pair + d / 2];
         double size = hypot(a, z), ulps = 5 + 2 * golden[i].angle;

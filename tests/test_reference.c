@@ -1,8 +1,8 @@
 /* test_reference.c - everything the reference implementation (Transformers + PEFT, float32) was
  * asked about a tiny model, asked of us: logits, loss, routing, greedy text, gradients, training
- * traces, merged weights, the error of bfloat16. Walks every Gemma 4 folder of tests/golden/models/
- * and of the oracle (MOESMITH_ORACLE, else ../shared/oracle); the layout of a folder is told in
- * tests/golden/README.md.
+ * traces, merged weights, the error of bfloat16. Walks every folder of a covered family in
+ * tests/golden/models/ and of the oracle (MOESMITH_ORACLE, else ../shared/oracle); the layout of a
+ * folder is told in tests/golden/README.md.
  *
  * Tolerances. Rounding moves most of these models' logits by 1e-6 to 1e-5 and their traces by 1e-6
  * relative; the plain bounds leave room for another order of sums, no more. Where the reference

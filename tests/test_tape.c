@@ -69,7 +69,7 @@ static Tensor *param(World *w, Rng *rng, bool learns, int n_dim, const int64_t *
 #define SHAPE(...)                                                                                 \
     (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (const int64_t[]) { __VA_ARGS__ }
 
-static const Rope TURN = {2, D / 2, 4, 1e4f};
+static const Rope TURN = {2, D / 2, 4, 1e4f, 1};
 
 static Layer layer_make(World *w, Rng *rng, bool learns, int number, Tensor *angles) {
     return (Layer){.norm = param(w, rng, learns, SHAPE(D)),
@@ -93,14 +93,15 @@ static void layer_forward(Tape *t, void *ctx, Tensor *const *in, Tensor **out) {
     const Layer *l = ctx;
     Tensor *x = in[0], *shared = in[1], *side = in[2];
     ++*l->played;
-    Tensor *h = rmsnorm(t, x, l->norm, NULL, D, 1e-6f);
+    Tensor *h = rmsnorm(t, x, l->norm, NULL, D, (Norm){1e-6f, 0});
     Tensor *dropped = dropout(t, h, 0.25f, 77, (uint64_t)l->number);
     h = linear(t, h, l->w, (Lora){dropped, l->a, l->b, 0.5f});
     h = rope(t, h, l->angles, TURN);
     if (side) h = add(t, h, linear(t, side, l->from_side, (Lora){0}), 0.3f);
     x = add(t, x, mul(t, h, shared), 1);
 
-    Tensor *logits = linear(t, rmsnorm(t, x, NULL, NULL, D, 1e-6f), l->router, (Lora){0});
+    Tensor *logits =
+        linear(t, rmsnorm(t, x, NULL, NULL, D, (Norm){1e-6f, 0}), l->router, (Lora){0});
     Tensor *weight = route(t, logits, l->choice, l->expert_scale, (RouteSpec){K, true});
     Dispatch d = dispatch_by_expert(t, l->choice, E);
     Tensor *rows = geglu(t, grouped(t, x, l->gate_up, d, (Lora){0}), NULL);
@@ -360,7 +361,7 @@ static void test_paused(void **state) {
 /* Layers of ops that take no scratch: the norm, the elements and the router. */
 static void light_forward(Tape *t, void *ctx, Tensor *const *in, Tensor **out) {
     const Layer *l = ctx;
-    Tensor *h = rmsnorm(t, in[0], l->norm, NULL, D, 1e-6f);
+    Tensor *h = rmsnorm(t, in[0], l->norm, NULL, D, (Norm){1e-6f, 0});
     h = geglu(t, rope(t, h, l->angles, TURN), mul(t, in[1], h));
     h = softcap(t, dropout(t, h, 0.1f, 1, 2), 5);
     out[1] = scale(t, columns(t, h, 1, E), 2);

@@ -1,7 +1,7 @@
 /* verb_init.c - random weights for a config.json: the start of a new model, or something to
- * measure with. Norms and scales are 1; the query and key norms d^-1/4, since Gemma's attention has
- * no scale of its own; linears normal with 1/sqrt(inputs); the router 1, since it divides its input
- * by sqrt(D) itself; embeddings initializer_range. */
+ * measure with. Norms and scales multiply by 1; the query and key norms by d^-1/4 where attention
+ * has no scale of its own (Gemma 4); linears normal with 1/sqrt(inputs); the router 1, since it
+ * divides its input by sqrt(D) itself; embeddings initializer_range. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -35,7 +35,9 @@ static void choose_numbers(Fill *f, const Site *s) {
     const json_t *said = config_value(f->m, "initializer_range");
     if (json_is_number(said)) range = json_number_value(said);
     bool qk = site_matches(s, "q_norm") || site_matches(s, "k_norm");
+    qk = qk && f->m->dims.attention_scale == 1;
     f->mean = s->linear ? 0 : qk ? powf((float)dim[0], -0.25f) : 1;
+    if (s->row->kind == KIND_NORMS) f->mean -= f->m->dims.norm.plus;
     if (!s->linear) return;
     f->deviation = s->layer < 0 && s->row->kind == KIND_EMBEDDINGS ? (float)range
                    : s->row->kind == KIND_ROUTER                   ? 1

@@ -1,6 +1,6 @@
-/* rmsnorm, over runs of cols values (Zhang and Sennrich 2019):
- *   r = 1/sqrt(mean(x^2) + eps)   y = x*r*w, or to + x*r*w
- *   dx = r*g - x * r^3 * mean(g*x),  g = w*dy        dw = sum over runs of dy*x*r      dto = dy
+/* rmsnorm, over runs of cols values (Zhang and Sennrich 2019), with the gain u = plus + w:
+ *   r = 1/sqrt(mean(x^2) + eps)   y = x*r*u, or to + x*r*u
+ *   dx = r*g - x * r^3 * mean(g*x),  g = u*dy        dw = sum over runs of dy*x*r      dto = dy
  * A row of x may hold several runs: the heads of a query, each normed by itself. */
 #include "../rows.h"
 #include "../simd.h"
@@ -10,8 +10,18 @@
 enum { X, W, TO, N_IN };
 typedef struct Attr {
     int64_t cols;
-    float eps;
+    Norm norm;
 } Attr;
+
+/* saved[0]: r of every run; saved[1]: u where it is not w itself. NULL: ones. */
+static const float *gain(const Node *n) {
+    const Tensor *u = n->saved[1] ? n->saved[1] : n->in[W];
+    return u ? f32(u) : NULL;
+}
+static void make_gain(Node *n) {
+    const Attr *a = ATTR(n, Attr);
+    for (int64_t j = 0; j < a->cols; j++) f32(n->saved[1])[j] = a->norm.plus + f32(n->in[W])[j];
+}
 
 SIMD static void norm_run(const float *restrict x, const float *restrict w, float r,
                           float *restrict y, int64_t n) {
@@ -35,14 +45,15 @@ static void fwd(Tape *t, Node *n) {
     (void)t;
     const Attr *a = ATTR(n, Attr);
     int64_t cols = a->cols, runs = tensor_numel(n->in[X]) / cols;
-    const float *x = f32(n->in[X]), *w = n->in[W] ? f32(n->in[W]) : NULL;
+    if (n->saved[1]) make_gain(n);
+    const float *x = f32(n->in[X]), *w = gain(n);
     const float *to = n->in[TO] ? f32(n->in[TO]) : NULL;
     float *y = f32(n->out[0]), *inverse = f32(n->saved[0]);
     FOR_ROWS(i, runs, cols) {
         const float *xi = x + i * cols;
         row_fetch(x, i + FETCH_AHEAD, runs, cols, cols);
         if (to) row_fetch(to, i + FETCH_AHEAD, runs, cols, cols);
-        float r = (float)(1 / sqrt(row_dot(xi, xi, cols) / (double)cols + (double)a->eps));
+        float r = (float)(1 / sqrt(row_dot(xi, xi, cols) / (double)cols + (double)a->norm.eps));
         inverse[i] = r;
         if (to) {
             norm_run_to(xi, w, r, to + i * cols, y + i * cols, cols);
@@ -70,7 +81,7 @@ static void add_dw(const float *x, const float *dy, const float *inverse, int64_
 static void bwd(Tape *t, Node *n) {
     (void)t;
     int64_t cols = ATTR(n, Attr)->cols, runs = tensor_numel(n->in[X]) / cols;
-    const float *x = f32(n->in[X]), *w = n->in[W] ? f32(n->in[W]) : NULL;
+    const float *x = f32(n->in[X]), *w = gain(n);
     const float *dy = f32(n->out[0]->grad), *inverse = f32(n->saved[0]);
     if (n->in[X]->wants_grad) {
         float *dx = f32(n->in[X]->grad);
@@ -91,7 +102,7 @@ static void bwd(Tape *t, Node *n) {
             row_put_scaled(dto + at, dy + at, 1, row_piece(at, values), n->fresh & 1u << TO);
         }
     }
-    if (w && n->in[W]->wants_grad) {
+    if (n->in[W] && n->in[W]->wants_grad) {
         float *dw = f32(n->in[W]->grad);
         int64_t tasks = (cols + COLUMNS - 1) / COLUMNS;
         FOR_ROWS(i, tasks, runs * COLUMNS) { add_dw(x, dy, inverse, runs, cols, i * COLUMNS, dw); }
@@ -99,15 +110,17 @@ static void bwd(Tape *t, Node *n) {
 }
 
 static OpCase sample(Tape *t, Rng *rng, int i) {
-    /* one run a row; several (heads); no weight; frozen weight; frozen x; threads; added */
-    static const int64_t rows[] = {3, 4, 3, 2, 3, 60, 4}, cols[] = {8, 5, 40, 70, 6, 300, 36};
-    static const int runs[] = {1, 3, 2, 1, 1, 1, 1};
+    /* one run a row; several (heads); no weight; frozen weight; frozen x; threads; added; around 1;
+     * around 1, several, added */
+    static const int64_t rows[] = {3, 4, 3, 2, 3, 60, 4, 3, 4},
+                         cols[] = {8, 5, 40, 70, 6, 300, 36, 9, 12};
+    static const int runs[] = {1, 3, 2, 1, 1, 1, 1, 1, 2};
     Tensor *x = sample_2d(t, rng, rows[i], cols[i] * runs[i]);
     Tensor *w = i == 2 ? NULL : sample_1d(t, rng, cols[i]);
     if (i == 3) w->wants_grad = false;
     if (i == 4) x->wants_grad = false;
-    Tensor *to = i == 6 ? sample_2d(t, rng, rows[i], cols[i]) : NULL;
-    return (OpCase){rmsnorm(t, x, w, to, cols[i], 1e-6f), i == 6};
+    Tensor *to = i == 6 || i == 8 ? sample_2d(t, rng, rows[i], cols[i] * runs[i]) : NULL;
+    return (OpCase){rmsnorm(t, x, w, to, cols[i], (Norm){1e-6f, i >= 7}), i == 8};
 }
 
 const Op op_rmsnorm = {"rmsnorm",
@@ -118,7 +131,7 @@ const Op op_rmsnorm = {"rmsnorm",
                        1u << X | 1u << TO,
                        1u << TO};
 
-Tensor *rmsnorm(Tape *t, Tensor *x, Tensor *w, Tensor *to, int64_t cols, float eps) {
+Tensor *rmsnorm(Tape *t, Tensor *x, Tensor *w, Tensor *to, int64_t cols, Norm norm) {
     CHECK(cols > 0 && tensor_cols(x) % cols == 0, "rmsnorm: runs of %ld in rows of %ld", (long)cols,
           (long)tensor_cols(x));
     CHECK(!w || (w->dtype == DT_f32 && tensor_numel(w) == cols),
@@ -129,8 +142,9 @@ Tensor *rmsnorm(Tape *t, Tensor *x, Tensor *w, Tensor *to, int64_t cols, float e
           "w",
           (long)tensor_numel(x), (long)tensor_numel(to));
     Node *n = tape_node(t, &op_rmsnorm, N_IN, (Tensor *[]){x, w, to});
-    *ATTR(n, Attr) = (Attr){cols, eps};
+    *ATTR(n, Attr) = (Attr){cols, norm};
     n->saved[0] = tensor_1d(t->step, DT_f32, tensor_numel(x) / cols);
+    if (w && norm.plus != 0) n->saved[1] = tensor_1d(t->step, DT_f32, cols);
     n->out[0] = tensor_like(t->step, x);
     return tape_run(t, n);
 }

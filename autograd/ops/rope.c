@@ -1,6 +1,6 @@
 /* rope: rotary position embedding (Su et al. 2021), pairs (i, i + d/2) of every head:
  *   y[i] = x[i] cos a - x[i+d/2] sin a     y[i+d/2] = x[i+d/2] cos a + x[i] sin a
- *   a = pos * theta^(-2i/d) for i < n_angles; pairs beyond stay as they are
+ *   a = pos * theta^(-2i/d) / factor for i < n_angles; pairs beyond stay as they are
  *   dx: the turn by -a
  * Angles are rounded to float32 at every step as the reference implementations do (frequency,
  * product, cosine): at position 100000 a double angle would differ in the third decimal. */
@@ -14,7 +14,7 @@ enum { MAX_ANGLES = 512 }; /* head_dim up to 1024 */
 
 static void frequencies(const Rope *r, float *freq) {
     for (int i = 0; i < r->n_angles; i++) {
-        freq[i] = 1 / powf(r->theta, (float)(2 * i) / (float)r->head_dim);
+        freq[i] = 1 / powf(r->theta, (float)(2 * i) / (float)r->head_dim) / r->factor;
     }
 }
 
@@ -42,7 +42,8 @@ SIMD static void add_turned_back(const float *restrict x, const float *restrict 
 }
 
 Tensor *rope_angles(Tape *t, Tensor *pos, Rope r) {
-    CHECK(r.n_angles >= 0 && r.n_angles <= MAX_ANGLES, "rope: %d angles", r.n_angles);
+    CHECK(r.n_angles >= 0 && r.n_angles <= MAX_ANGLES && r.factor > 0, "rope: %d angles, factor %g",
+          r.n_angles, (double)r.factor);
     int64_t T = tensor_numel(pos), n = r.n_angles;
     Tensor *angles = tensor_2d(t->step, DT_f32, T, 2 * n);
     float freq[MAX_ANGLES];
@@ -99,8 +100,9 @@ static void bwd(Tape *t, Node *n) {
 }
 
 static OpCase sample(Tape *t, Rng *rng, int i) {
-    /* all pairs; a part of them; none; many rows */
-    static const Rope r[] = {{2, 8, 4, 1e4f}, {3, 12, 2, 1e6f}, {1, 4, 0, 1e4f}, {4, 64, 32, 1e4f}};
+    /* all pairs; a part of them; none; many rows, slower */
+    static const Rope r[] = {
+        {2, 8, 4, 1e4f, 1}, {3, 12, 2, 1e6f, 1}, {1, 4, 0, 1e4f, 1}, {4, 64, 32, 1e4f, 8}};
     static const int64_t tokens[] = {3, 5, 2, 70};
     Tensor *x = sample_2d(t, rng, tokens[i], (int64_t)r[i].n_head * r[i].head_dim);
     Tensor *pos = sample_ints(t, rng, tokens[i], 5000);

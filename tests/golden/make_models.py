@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes tests/golden/models: tiny Gemma 4 models and what Transformers and PEFT answer to them.
+"""Makes tests/golden/models: tiny Gemma 3 and 4 models and what Transformers and PEFT answer to them.
 
     python tests/golden/make_models.py OUT [NAME ...]
 
@@ -11,6 +11,7 @@ losses and gradient norms to ROUNDING.
 """
 import argparse
 import contextlib
+import copy
 import json
 import math
 import shutil
@@ -32,11 +33,18 @@ ROUNDING = 2e-5
 STEPS = 6
 NEW_TOKENS = 10
 
-COMMON = dict(
+GEMMA = dict(
     rms_norm_eps=1e-6, hidden_activation="gelu_pytorch_tanh", tie_word_embeddings=True,
     pad_token_id=0, eos_token_id=1, bos_token_id=2, max_position_embeddings=512,
-    attention_bias=False, hidden_size_per_layer_input=0, num_kv_shared_layers=0,
-    use_double_wide_mlp=False, final_logit_softcapping=20.0)
+    attention_bias=False)
+COMMON = dict(
+    GEMMA, hidden_size_per_layer_input=0, num_kv_shared_layers=0, use_double_wide_mlp=False,
+    final_logit_softcapping=20.0)
+
+# Newer keys, and how published checkpoints spell what they say.
+FLAT_KEYS = {"per_layer_config": ["global_head_dim", "num_global_key_value_heads"],
+             "layer_types": ["sliding_window_pattern"],
+             "rope_parameters": ["rope_theta", "rope_local_base_freq", "rope_scaling"]}
 
 # Odd and small sizes on purpose: nothing is a multiple of a vector or a tile.
 MODELS = {
@@ -67,6 +75,22 @@ MODELS = {
             num_key_value_heads=1, num_global_key_value_heads=None, head_dim=8, global_head_dim=16,
             attention_k_eq_v=False, sliding_window=4, hidden_size_per_layer_input=4,
             num_kv_shared_layers=2, use_double_wide_mlp=True, enable_moe_block=False)),
+    "gemma3": dict(
+        seed=318, family="gemma3_text", flat_keys=True, lengths=[15, 9, 12, 6, 8], rank=3, alpha=4,
+        modules=ATTENTION + DENSE, parameters=[],
+        config=dict(
+            GEMMA, vocab_size=88, hidden_size=20, intermediate_size=26, num_hidden_layers=5,
+            sliding_window_pattern=3, num_attention_heads=4, num_key_value_heads=2, head_dim=6,
+            query_pre_attn_scalar=9, sliding_window=5, rope_theta=50000.0,
+            rope_local_base_freq=700.0, rope_scaling={"rope_type": "linear", "factor": 4.0})),
+    "gemma3-layer-types": dict(
+        seed=320, family="gemma3_text", flat_keys=False, lengths=[11, 7, 14, 5], rank=2, alpha=2,
+        modules=["q_proj", "v_proj", "down_proj"], parameters=[],
+        config=dict(
+            GEMMA, vocab_size=72, hidden_size=18, intermediate_size=14, num_hidden_layers=4,
+            layer_types=[FULL, SLIDING, FULL, SLIDING], num_attention_heads=3, num_key_value_heads=1,
+            head_dim=10, query_pre_attn_scalar=4, sliding_window=4, final_logit_softcapping=15.0,
+            tie_word_embeddings=False)),
 }
 
 SCHEDULES = {
@@ -78,8 +102,9 @@ SCHEDULES = {
 
 # ---- models ----
 
-def build(config):
-    conf = transformers.AutoConfig.for_model("gemma4_text", **config)
+def build(spec):
+    family = spec.get("family", "gemma4_text")
+    conf = transformers.AutoConfig.for_model(family, **copy.deepcopy(spec["config"]))
     conf._attn_implementation = conf._experts_implementation = "eager"
     return transformers.AutoModelForCausalLM.from_config(
         conf, dtype=torch.float32, attn_implementation="eager").eval()
@@ -93,16 +118,19 @@ def learned_tensors(model):
 
 def randomise(model, gen):
     """Values under which every branch matters and none drowns the others."""
+    around_one = model.config.model_type == "gemma3_text"  # its norms weigh by 1 + w
     for name, t in learned_tensors(model):
         normal = torch.randn(t.shape, generator=gen)
         uniform = torch.rand(t.shape, generator=gen)
         if name.endswith(("router.scale", "per_expert_scale", "layer_scalar")):
             value = 0.6 + 0.8 * uniform
+        elif around_one and "norm" in name:
+            value = 0.6 * uniform - 0.3
         elif "q_norm" in name or "k_norm" in name:  # stands for attention's missing 1/sqrt(d)
             value = (0.8 + 0.6 * uniform) * t.shape[-1] ** -0.25
         elif "norm" in name:
             value = 0.7 + 0.6 * uniform
-        elif "embed" in name:
+        elif "embed" in name or "lm_head" in name:
             value = 0.35 * normal
         elif "router.proj" in name:
             value = 2.5 * normal
@@ -241,8 +269,8 @@ def answers(model, again, rows, what):
     return expect, {"logits": logits, **routing}
 
 
-def bfloat16_distance(config, state, attention, logits, rows):
-    model = build(config)
+def bfloat16_distance(spec, state, attention, logits, rows):
+    model = build(spec)
     model.load_state_dict(state)
     model = model.to(torch.bfloat16).eval()
     model.set_attn_implementation(attention)
@@ -320,16 +348,17 @@ def trace(make, rows, folder, **settings):
 
 # ---- one folder ----
 
-def write_model(model, config, folder, flat_keys):
-    model.config.architectures = ["Gemma4ForCausalLM"]
+def write_model(model, spec, folder):
+    config = spec["config"]
+    model.config.architectures = [type(model).__name__]
     model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
     path = folder / "config.json"
     written = json.loads(path.read_text())
-    if flat_keys:  # as published checkpoints spell what per_layer_config says
-        written.pop("per_layer_config", None)
-        for key in ("global_head_dim", "num_global_key_value_heads"):
-            written[key] = config[key]
+    for newer, flat in FLAT_KEYS.items() if spec["flat_keys"] else ():
+        if flat[0] in config:
+            written.pop(newer, None)
+            written |= {key: config[key] for key in flat}
     write_json(path, written)
 
 
@@ -344,15 +373,15 @@ def make_model(name, spec, out):
     folder, config = out / name, spec["config"]
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    model = build(config)
+    model = build(spec)
     randomise(model, gen)
     state = {k: t.clone() for k, t in model.state_dict().items()}
     rows = make_rows(config["vocab_size"], spec["lengths"], gen)
     (folder / "batch.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    write_model(model, config, folder / "model", spec["flat_keys"])
+    write_model(model, spec, folder / "model")
 
     def fresh():
-        m = build(config)
+        m = build(spec)
         m.load_state_dict(state)
         return m.requires_grad_(False)
 
@@ -362,7 +391,7 @@ def make_model(name, spec, out):
     save_file(tensors, folder / "base.safetensors")
     for attention in ("eager", "sdpa"):
         expect[f"reference_bf16_{attention}"] = bfloat16_distance(
-            config, state, attention, tensors["logits"], rows)
+            spec, state, attention, tensors["logits"], rows)
     loss_of(model, rows)[0].backward()
     save_file(gradients(model), folder / "grads_full.safetensors")
 

@@ -1,0 +1,61 @@
+/* family_config.c - see family_config.h. */
+#include "family_config.h"
+#include <string.h>
+
+int config_int(const json_t *c, const char *key, int preset, int least, int *out, Err *e) {
+    const json_t *v = json_object_get(c, key);
+    *out = preset;
+    if (!v || json_is_null(v)) return 0;
+    if (!json_is_integer(v) || json_integer_value(v) < least || json_integer_value(v) > 1 << 28) {
+        return err_set(e, "config.json: \"%s\" should be a whole number of at least %d", key,
+                       least);
+    }
+    *out = (int)json_integer_value(v);
+    return 0;
+}
+
+int config_float(const json_t *c, const char *key, float preset, float *out, Err *e) {
+    const json_t *v = json_object_get(c, key);
+    *out = preset;
+    if (!v || json_is_null(v)) return 0;
+    if (!json_is_number(v)) return err_set(e, "config.json: \"%s\" should be a number", key);
+    *out = (float)json_number_value(v);
+    return 0;
+}
+
+bool config_bool(const json_t *c, const char *key, bool preset) {
+    const json_t *v = json_object_get(c, key);
+    return json_is_boolean(v) ? json_is_true(v) : preset;
+}
+
+int config_check_layer_types(const json_t *c, int n_layers, Err *e) {
+    const json_t *types = json_object_get(c, "layer_types");
+    if (json_is_array(types) && (int)json_array_size(types) != n_layers) {
+        return err_set(e, "config.json: %zu layer_types for %d layers", json_array_size(types),
+                       n_layers);
+    }
+    return 0;
+}
+
+int config_is_full(const json_t *c, int i, bool preset, bool *full, Err *e) {
+    const json_t *types = json_object_get(c, "layer_types");
+    const char *type = json_string_value(json_array_get(types, (size_t)i));
+    *full = type ? !strcmp(type, "full_attention") : preset;
+    if (type && !*full && strcmp(type, "sliding_attention")) {
+        return err_set(e,
+                       "config.json: layer_types[%d] is \"%s\" (sliding_attention, full_attention)",
+                       i, type);
+    }
+    return 0;
+}
+
+int config_check_heads(const Model *m, int i, Err *e) {
+    const LayerDims *d = &m->layer[i].d;
+    if (m->dims.n_heads % d->n_kv || d->head_dim % 2) {
+        return err_set(e,
+                       "config.json: layer %d has %d heads of size %d over %d key-value heads; the "
+                       "heads must divide evenly and have even size",
+                       i, m->dims.n_heads, d->head_dim, d->n_kv);
+    }
+    return 0;
+}
