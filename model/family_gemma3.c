@@ -16,26 +16,26 @@
 
 /* clang-format off */
 static const TensorRow layer_rows[] = {
-    {"input_layernorm.weight",            L(input_norm),          KIND_NORMS,      HAS_ALWAYS, SMALL, {DIM_D}},
-    {"self_attn.q_proj.weight",           L(q),                   KIND_ATTENTION,  HAS_ALWAYS, BIG,   {DIM_Q, DIM_D}},
-    {"self_attn.k_proj.weight",           L(k),                   KIND_ATTENTION,  HAS_ALWAYS, BIG,   {DIM_KV, DIM_D}},
-    {"self_attn.v_proj.weight",           L(v),                   KIND_ATTENTION,  HAS_ALWAYS, BIG,   {DIM_KV, DIM_D}},
-    {"self_attn.o_proj.weight",           L(o),                   KIND_ATTENTION,  HAS_ALWAYS, BIG,   {DIM_D, DIM_Q}},
-    {"self_attn.q_norm.weight",           L(q_norm),              KIND_NORMS,      HAS_ALWAYS, SMALL, {DIM_HEAD}},
-    {"self_attn.k_norm.weight",           L(k_norm),              KIND_NORMS,      HAS_ALWAYS, SMALL, {DIM_HEAD}},
-    {"post_attention_layernorm.weight",   L(post_attention_norm), KIND_NORMS,      HAS_ALWAYS, SMALL, {DIM_D}},
-    {"pre_feedforward_layernorm.weight",  L(pre_mlp_norm),        KIND_NORMS,      HAS_ALWAYS, SMALL, {DIM_D}},
-    {"mlp.gate_proj.weight",              L(gate),                KIND_DENSE,      HAS_ALWAYS, BIG,   {DIM_DENSE, DIM_D}},
-    {"mlp.up_proj.weight",                L(up),                  KIND_DENSE,      HAS_ALWAYS, BIG,   {DIM_DENSE, DIM_D}},
-    {"mlp.down_proj.weight",              L(down),                KIND_DENSE,      HAS_ALWAYS, BIG,   {DIM_D, DIM_DENSE}},
-    {"post_feedforward_layernorm.weight", L(post_mlp_norm),       KIND_NORMS,      HAS_ALWAYS, SMALL, {DIM_D}},
+    {"input_layernorm.weight",            "attn_norm.weight",            L(input_norm),          KIND_NORMS,      HAS_ALWAYS, SMALL, {DIM_D}},
+    {"self_attn.q_proj.weight",           "attn_q.weight",               L(q),                   KIND_ATTENTION,  HAS_ALWAYS, BIG,   {DIM_Q, DIM_D}},
+    {"self_attn.k_proj.weight",           "attn_k.weight",               L(k),                   KIND_ATTENTION,  HAS_ALWAYS, BIG,   {DIM_KV, DIM_D}},
+    {"self_attn.v_proj.weight",           "attn_v.weight",               L(v),                   KIND_ATTENTION,  HAS_ALWAYS, BIG,   {DIM_KV, DIM_D}},
+    {"self_attn.o_proj.weight",           "attn_output.weight",          L(o),                   KIND_ATTENTION,  HAS_ALWAYS, BIG,   {DIM_D, DIM_Q}},
+    {"self_attn.q_norm.weight",           "attn_q_norm.weight",          L(q_norm),              KIND_NORMS,      HAS_ALWAYS, SMALL, {DIM_HEAD}},
+    {"self_attn.k_norm.weight",           "attn_k_norm.weight",          L(k_norm),              KIND_NORMS,      HAS_ALWAYS, SMALL, {DIM_HEAD}},
+    {"post_attention_layernorm.weight",   "post_attention_norm.weight",  L(post_attention_norm), KIND_NORMS,      HAS_ALWAYS, SMALL, {DIM_D}},
+    {"pre_feedforward_layernorm.weight",  "ffn_norm.weight",             L(pre_mlp_norm),        KIND_NORMS,      HAS_ALWAYS, SMALL, {DIM_D}},
+    {"mlp.gate_proj.weight",              "ffn_gate.weight",             L(gate),                KIND_DENSE,      HAS_ALWAYS, BIG,   {DIM_DENSE, DIM_D}},
+    {"mlp.up_proj.weight",                "ffn_up.weight",               L(up),                  KIND_DENSE,      HAS_ALWAYS, BIG,   {DIM_DENSE, DIM_D}},
+    {"mlp.down_proj.weight",              "ffn_down.weight",             L(down),                KIND_DENSE,      HAS_ALWAYS, BIG,   {DIM_D, DIM_DENSE}},
+    {"post_feedforward_layernorm.weight", "post_ffw_norm.weight",        L(post_mlp_norm),       KIND_NORMS,      HAS_ALWAYS, SMALL, {DIM_D}},
     {0},
 };
 
 static const TensorRow model_rows[] = {
-    {"embed_tokens.weight",               M(embed),               KIND_EMBEDDINGS, HAS_ALWAYS, BIG,   {DIM_V, DIM_D}},
-    {"norm.weight",                       M(norm),                KIND_NORMS,      HAS_ALWAYS, SMALL, {DIM_D}},
-    {"lm_head.weight",                    M(head),                KIND_EMBEDDINGS, HAS_HEAD,   BIG,   {DIM_V, DIM_D}},
+    {"embed_tokens.weight",               "token_embd.weight",           M(embed),               KIND_EMBEDDINGS, HAS_ALWAYS, BIG,   {DIM_V, DIM_D}},
+    {"norm.weight",                       "output_norm.weight",          M(norm),                KIND_NORMS,      HAS_ALWAYS, SMALL, {DIM_D}},
+    {"lm_head.weight",                    "output.weight",               M(head),                KIND_EMBEDDINGS, HAS_HEAD,   BIG,   {DIM_V, DIM_D}},
     {0},
 };
 /* clang-format on */
