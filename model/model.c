@@ -228,7 +228,7 @@ static int bind_site(Model *m, Site *s, Err *e) {
     return 0;
 }
 
-/* Of a text checkpoint, and of a multimodal one as Transformers writes it since 4.52 and before. */
+/* Of multimodal checkpoints (Gemma 4, Gemma 3), and of those with text alone. */
 static int find_prefix(Model *m, Err *e) {
     static const struct {
         const char *file, *modules;
