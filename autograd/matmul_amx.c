@@ -37,7 +37,7 @@ typedef struct Walk {
     int64_t count;
     int64_t step, tail_step;    /* bytes from a block to the next */
     int64_t after, tail_after;  /* from the first block to that of the next strip */
-    int64_t ld;                 /* plain formats */
+    int64_t ld;                 /* plain formats; others are read by weight_open alone */
     int64_t rows, cols;         /* of the matrix, from the first block on */
     int64_t row_step, col_step; /* from a block to the next */
 } Walk;
@@ -231,7 +231,7 @@ enum {
 #define X(name, bytes, tail, turned) BLOCK_BYTES_##name = bytes,
     PACKED_DTYPES(X)
 #undef X
-#define X(name, n, bytes, st) BLOCK_BYTES_##name = 0, VALUE_BYTES_##name = bytes,
+#define X(name, n, bytes, ...) BLOCK_BYTES_##name = 0, VALUE_BYTES_##name = bytes,
         PLAIN_DTYPES(X)
 #undef X
 #define X(name, ...) VALUE_BYTES_##name = 0,
@@ -460,7 +460,7 @@ static void forward(const ForwardTask *t, void *scratch) {
         w->step = d->packed->block_bytes;
         w->tail = w->first + w->count * w->step;
         w->after = w->tail_after = panel_bytes(t->w->dtype, cols);
-    } else {
+    } else if (d->to_f32) {
         w->ld = cols * d->block_bytes;
         w->first = (const char *)t->w->data + t->row * w->ld;
         w->step = BLOCK_COLS * d->block_bytes;
@@ -500,7 +500,7 @@ static void backward(const BackwardTask *t, void *scratch) {
         w->tail = (const char *)t->panel + ceil_div(cols, BLOCK_COLS) * block;
         w->step = w->tail_step = panel_bytes(t->w->dtype, cols);
         w->after = block;
-    } else {
+    } else if (d->to_f32) {
         w->ld = cols * d->block_bytes;
         w->first = (const char *)t->w->data + t->row * w->ld + t->col * d->block_bytes;
         w->step = PANEL_ROWS * w->ld;

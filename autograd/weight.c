@@ -13,7 +13,11 @@ static int64_t product(int n_dim, const int64_t *dim) {
 
 int64_t weight_bytes(DType d, int n_dim, const int64_t *dim) {
     if (d == DT_nf4_flat) return nf4_flat_bytes(product(n_dim, dim));
-    if (!dtype_is_packed(d)) return dtype_bytes(d, product(n_dim, dim));
+    if (!dtype_is_packed(d)) {
+        CHECK(dtype_takes_rows(d, n_dim ? dim[n_dim - 1] : 1), "weight: rows of %ld as %s",
+              (long)(n_dim ? dim[n_dim - 1] : 1), dtype_info[d].name);
+        return dtype_bytes(d, product(n_dim, dim));
+    }
     CHECK(n_dim >= 2, "weight: %s of %d dimensions", dtype_info[d].name, n_dim);
     return product(n_dim - 2, dim) * panel_count(dim[n_dim - 2]) * panel_bytes(d, dim[n_dim - 1]);
 }
@@ -32,6 +36,8 @@ void weight_open(const Tensor *w, int64_t row, int64_t from, int64_t n, float *d
         info->packed->open(panel, (int)(r % PANEL_ROWS), cols, from, n, dst);
     } else if (w->dtype == DT_nf4_flat) {
         nf4_flat_open(w->data, tensor_numel(w), at, n, dst);
+    } else if (info->open) {
+        info->open(w->data, at, n, dst);
     } else {
         info->to_f32((const char *)w->data + dtype_bytes(w->dtype, at), dst, n);
     }
@@ -91,6 +97,7 @@ DType weight_format_of(const char *word, DType source, int64_t cols) {
         return source == DT_bf16 ? DT_nf4_bf16 : DT_nf4;
     }
     DType d = dtype_find(word);
+    if (d != DT_COUNT && dtype_in_blocks(d)) return DT_COUNT;
     return d == DT_i32 || d == DT_nf4_flat || d == DT_nf4_bf16 ? DT_COUNT : d;
 }
 

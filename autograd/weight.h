@@ -5,7 +5,7 @@
 #define WEIGHT_H
 #include "tensor.h"
 
-/* Bytes of a tensor of any format. */
+/* Bytes of a tensor of any format whose rows it takes (dtype_takes_rows). */
 int64_t weight_bytes(DType d, int n_dim, const int64_t *dim);
 
 /* Values [from, from + n) of a row as stored: in the turned basis where the format is turned (see
@@ -31,7 +31,8 @@ int weight_row_ranges(const Tensor *w, int64_t row, ByteRange out[2]);
 
 /* The format that a word of base_quantization asks for, given what the checkpoint stores and the
  * shape: "nf4" keeps absmax as bfloat16 where the source is bfloat16 (lossless there), and is flat
- * where blocks of 64 would straddle rows. DT_COUNT for "none" and unknown words. */
+ * where blocks of 64 would straddle rows. DT_COUNT for "none" and unknown words; GGUF's own formats
+ * are read, never chosen. */
 DType weight_format_of(const char *word, DType source, int64_t cols);
 
 /* n rows (in their own basis; a whole number of panels unless they are the matrix's last) packed to
@@ -39,7 +40,8 @@ DType weight_format_of(const char *word, DType source, int64_t cols);
  * what was lost and of the rows are added (for the report). Serial; packed formats only. */
 void weight_pack(DType d, float *rows, int64_t n, int64_t cols, void *dst, double *error_sum,
                  double *value_sum);
-/* A whole tensor in one go, in any format; values are used up as scratch. Serial: for small ones.
+/* A whole tensor in one go, in any format that can be written; values are used up as scratch.
+ * Serial: for small ones.
  */
 void weight_pack_all(DType d, float *values, int n_dim, const int64_t *dim, void *dst);
 /* The whole tensor (numel values) in one go for DT_nf4_flat. */

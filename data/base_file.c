@@ -84,6 +84,7 @@ int64_t base_tensor_bytes(DType d, int n_dim, const int64_t *dim) {
             return -1;
     }
     if (d == DT_nf4_flat) return nf4_flat_bytes(outer);
+    if (!packed_dims && !dtype_takes_rows(d, n_dim ? dim[n_dim - 1] : 1)) return -1;
     if (!packed_dims) return dtype_bytes(d, outer);
     if (__builtin_mul_overflow(panel_count(dim[n_dim - 2]), panel_bytes(d, dim[n_dim - 1]), &n) ||
         __builtin_mul_overflow(n, outer, &n) || n > most)

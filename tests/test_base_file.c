@@ -368,8 +368,10 @@ static void test_sizes(void **state) {
     assert_int_equal(base_tensor_bytes(DT_tq4, 3, (int64_t[]){huge, huge, huge}), -1);
     assert_int_equal(base_tensor_bytes(DT_tq4, 1, (int64_t[]){64}), -1);
     assert_int_equal(base_tensor_bytes(DT_COUNT, 1, (int64_t[]){64}), -1);
+    assert_int_equal(base_tensor_bytes(DT_q4_0, 2, (int64_t[]){3, 64}), 108);
+    assert_int_equal(base_tensor_bytes(DT_q4_0, 2, (int64_t[]){32, 33}), -1);
     for (int d = 0; d < DT_COUNT; d++) {
-        const int64_t dim[3] = {3, 70, 130};
+        const int64_t dim[3] = {3, 70, dtype_in_blocks((DType)d) ? 256 : 130};
         assert_int_equal(base_tensor_bytes((DType)d, 3, dim), weight_bytes((DType)d, 3, dim));
     }
 }

@@ -14,7 +14,7 @@
 #include <cmocka.h>
 #include "autograd/cpu.h"
 #include "autograd/matmul_kernels.h"
-#include "autograd/weight.h"
+#include "stored.h"
 
 enum { SAMPLES = 5, EXTRA = 3 /* columns of the result beside those asked for */ };
 
@@ -66,13 +66,7 @@ static Weight weight_new(DType d, int64_t rows, int64_t cols) {
     w.value = mem_alloc((size_t)(2 * rows * cols) * 4);
     float *second = w.value + rows * cols;
     for (int64_t i = 0; i < rows * cols; i++) second[i] = value();
-    double lost = 0, size = 0;
-    if (d == DT_nf4_flat)
-        weight_pack_flat(w.value, 2 * rows * cols, w.t.data, &lost, &size);
-    else if (!dtype_is_packed(d))
-        dtype_info[d].from_f32(w.value, w.t.data, 2 * rows * cols);
-    else
-        weight_pack(d, second, rows, cols, (char *)w.t.data + bytes / 2, &lost, &size);
+    store(d, w.value, 3, w.t.dim, &rng, w.t.data);
     for (int64_t r = 0; r < rows; r++) {
         float *row = w.value + r * cols;
         weight_open(&w.t, rows + r, 0, cols, row);
@@ -276,11 +270,17 @@ static void backward_case(const Case *c) {
 /* ---- all of them ---- */
 
 static const int64_t widths[] = {704, 40, 96, 2816, 7, 24, 640, 2112};
+static const int64_t block_widths[] = {768, 256, 512, 2816, 1024};
 static const int64_t heights[] = {64, 33, 7, 96, 40, 32, 65, 1, 160};
 static const int64_t ranks[] = {0, 8, 1, 33, 300};
 static const int64_t tokens[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13,  14,  15,
                                  16, 17, 18, 20, 24, 27, 30, 31, 32, 33, 40, 64, 129, 300, 1024};
 #define PICK(list, i) (list)[(size_t)(i) % COUNT_OF(list)]
+
+/* Widths that a format's rows can have, of both directions. */
+static int64_t width_of(DType d, size_t i) {
+    return dtype_in_blocks(d) ? PICK(block_widths, i) : PICK(widths, i);
+}
 
 /* Every format meets every width and height; ranks and numbers of tokens go round (their counts
  * have no common divisor). Every 16-bit format meets every number of tokens. */
@@ -292,14 +292,15 @@ static void all_cases(const MatmulKernels *k) {
             Case c = {k,
                       d,
                       PICK(heights, i),
-                      PICK(widths, i),
+                      width_of(d, i),
                       PICK(tokens, 7 * n),
                       PICK(ranks, n),
                       n % 2 == 0};
             if (c.rows * c.cols * c.m > (int64_t)1 << 22) c.m = 17 + n % 20;
             forward_case(&c);
             int64_t rows = c.rows;
-            if (c.dtype != DT_nf4_flat) c.rows = c.cols, c.cols = rows;
+            bool turns = c.dtype != DT_nf4_flat && dtype_takes_rows(c.dtype, rows);
+            if (turns) c.rows = c.cols, c.cols = rows;
             backward_case(&c);
         }
         check_worst("forward", d, &forward_worst);

@@ -1,4 +1,4 @@
-/* test_quant.c - the packed formats: what each format loses against theory; the layout of every
+/* test_quant.c - the stored formats: what each format loses against theory; the layout of every
  * format read by its description, with none of its code; lattices found again; all shapes, all
  * magnitudes. */
 #include <setjmp.h>
@@ -100,38 +100,73 @@ static void test_layout(void **state) {
     mem_free(x);
 }
 
+enum { E = 3, STACK_ROWS = 33 };
+
+/* Any values from anywhere, of any length, are those of the whole. */
+static void check_ranges(const Tensor *w, const float *all) {
+    int64_t numel = tensor_numel(w);
+    for (int64_t first = 5; first < numel; first += 611) {
+        int64_t n = first % 200 + 1;
+        float part[200];
+        if (first + n > numel) break;
+        weight_values(w, first, n, part);
+        assert_memory_equal(part, all + first, (size_t)n * sizeof *part);
+    }
+}
+
+static void check_stack(DType d, int64_t cols) {
+    const int64_t dim[] = {E, STACK_ROWS, cols}, n = STACK_ROWS * cols;
+    float *x = normals(E * n), *row = floats(cols), *alone = floats(cols), *all = floats(E * n);
+    Tensor w = stored(d, x, 3, dim, 0);
+    weight_values(&w, 0, E * n, all);
+    for (int e = 0; e < E && d != DT_nf4_flat; e++) {
+        Tensor m = stored_2d(d, x + e * n, STACK_ROWS, cols);
+        if (dtype_is_packed(d)) assert_memory_equal(weight_panel(&w, e, 0), m.data, 1024);
+        for (int r = 0; r < STACK_ROWS; r++) {
+            weight_row(&w, e * STACK_ROWS + r, row);
+            weight_row(&m, r, alone);
+            assert_memory_equal(row, alone, sizeof *row * (size_t)cols);
+            assert_memory_equal(row, all + e * n + r * cols, sizeof *row * (size_t)cols);
+        }
+        mem_free(m.data);
+    }
+    check_ranges(&w, all);
+    mem_free(w.data);
+    mem_free(x);
+    mem_free(row);
+    mem_free(alone);
+    mem_free(all);
+}
+
 /* A stack is its matrices, one after the other, whatever their rows. */
 static void test_stack(void **state) {
     (void)state;
-    enum { E = 3, ROWS = 33, COLS = 72, N = ROWS * COLS };
-    const int64_t dim[] = {E, ROWS, COLS};
-    float *x = normals(E * N), row[COLS], alone[COLS], *all = floats(E * N);
+    for (DType d = 0; d < DT_COUNT; d++)
+        if (is_written(d, 72) || is_written(d, 96)) check_stack(d, is_written(d, 72) ? 72 : 96);
+}
+
+/* Rows of blocks that others wrote: opened from any multiple of 32 and to any length, they are the
+ * values that they are as a whole. (What values: test_gguf_blocks.c.) */
+static void test_blocks(void **state) {
+    (void)state;
+    enum { ROWS = 5, COLS = 768 };
     for (DType d = 0; d < DT_COUNT; d++) {
-        if (!dtype_is_weight(d)) continue;
-        Tensor w = stored(d, x, 3, dim, 0);
-        weight_values(&w, 0, E * N, all);
-        for (int e = 0; e < E && d != DT_nf4_flat; e++) {
-            Tensor m = stored_2d(d, x + e * N, ROWS, COLS);
-            if (dtype_is_packed(d)) assert_memory_equal(weight_panel(&w, e, 0), m.data, 1024);
-            for (int r = 0; r < ROWS; r++) {
-                weight_row(&w, e * ROWS + r, row);
-                weight_row(&m, r, alone);
-                assert_memory_equal(row, alone, sizeof row);
-                assert_memory_equal(row, all + e * N + r * COLS, sizeof row);
+        if (!dtype_is_weight(d) || !dtype_in_blocks(d)) continue;
+        Tensor w = {.dtype = d, .n_dim = 2, .dim = {ROWS, COLS}};
+        float all[ROWS * COLS], row[COLS];
+        w.data = mem_alloc((size_t)tensor_bytes(&w));
+        assert_int_equal(tensor_bytes(&w), dtype_bytes(d, ROWS * COLS));
+        random_blocks(d, ROWS * COLS, &rng, w.data);
+        weight_values(&w, 0, ROWS * COLS, all);
+        check_ranges(&w, all);
+        for (int from = 0; from < COLS; from += 64) {
+            for (int n = 1; n <= COLS - from; n += 37) {
+                weight_open(&w, 3, from, n, row);
+                assert_memory_equal(row, all + 3 * COLS + from, sizeof *row * (size_t)n);
             }
-            mem_free(m.data);
-        }
-        for (int64_t first = 5; first < E * N; first += 611) { /* from anywhere, of any length */
-            int64_t n = first % 200 + 1;
-            float part[200];
-            if (first + n > E * N) break;
-            weight_values(&w, first, n, part);
-            assert_memory_equal(part, all + first, (size_t)n * sizeof *part);
         }
         mem_free(w.data);
     }
-    mem_free(all);
-    mem_free(x);
 }
 
 /* Every byte is set, whatever was there; filling up means nothing but must open as numbers. */
@@ -143,7 +178,7 @@ static void test_shapes(void **state) {
         int64_t rows = shape[s][0], cols = shape[s][1];
         float *x = normals(rows * cols), *open = floats((cols + 63) / 64 * 64);
         for (DType d = 0; d < DT_COUNT; d++) {
-            if (!dtype_is_weight(d)) continue;
+            if (!is_written(d, cols)) continue;
             Tensor w = stored(d, x, 2, shape[s], 0xff), again = stored(d, x, 2, shape[s], 0);
             assert_memory_equal(w.data, again.data, (size_t)tensor_bytes(&w));
             double loss = relative_loss(&w, x);
@@ -405,19 +440,22 @@ static void test_words(void **state) {
     assert_int_equal(weight_format_of("none", DT_f32, 64), DT_COUNT);
     assert_int_equal(weight_format_of("i32", DT_f32, 64), DT_COUNT);
     assert_int_equal(weight_format_of(NULL, DT_f32, 64), DT_COUNT);
+    assert_int_equal(weight_format_of("q8_0", DT_f32, 64), DT_COUNT);
     assert_true(dtype_is_weight(DT_nf4_flat) && !dtype_is_weight(DT_i32));
+    assert_true(dtype_is_weight(DT_q4_k) && !dtype_is_float(DT_q4_k) && !dtype_is_packed(DT_q4_k));
+    assert_true(dtype_takes_rows(DT_q6_k, 512) && !dtype_takes_rows(DT_q6_k, 128));
     assert_true(!dtype_is_weight(DT_COUNT) && !dtype_is_float(DT_tq4) && dtype_is_float(DT_f16));
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_layout),         cmocka_unit_test(test_stack),
-        cmocka_unit_test(test_shapes),         cmocka_unit_test(test_losses),
-        cmocka_unit_test(test_report),         cmocka_unit_test(test_magnitudes),
-        cmocka_unit_test(test_odd_values),     cmocka_unit_test(test_int8_exact),
-        cmocka_unit_test(test_mxfp4_rounding), cmocka_unit_test(test_int4_lattices),
-        cmocka_unit_test(test_int4_normal),    cmocka_unit_test(test_words),
-        cmocka_unit_test(test_codebooks),
+        cmocka_unit_test(test_layout),        cmocka_unit_test(test_stack),
+        cmocka_unit_test(test_blocks),        cmocka_unit_test(test_shapes),
+        cmocka_unit_test(test_losses),        cmocka_unit_test(test_report),
+        cmocka_unit_test(test_magnitudes),    cmocka_unit_test(test_odd_values),
+        cmocka_unit_test(test_int8_exact),    cmocka_unit_test(test_mxfp4_rounding),
+        cmocka_unit_test(test_int4_lattices), cmocka_unit_test(test_int4_normal),
+        cmocka_unit_test(test_words),         cmocka_unit_test(test_codebooks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -50,9 +50,10 @@ static void bwd(Tape *t, Node *n) {
 /* Ids repeat. The pad row is there but not read: what backward leaves out on purpose, differences
  * would find. */
 static OpCase sample(Tape *t, Rng *rng, int i) {
-    static const int64_t tokens[] = {6, 9, 80, 5, 5, 5, 5}, width[] = {5, 8, 300, 8, 8, 70, 24};
-    static const int pad[] = {-1, 4, -1, -1, -1, -1, -1};
-    static const DType type[] = {DT_f32, DT_f32, DT_f32, DT_bf16, DT_f16, DT_int8, DT_tq4};
+    static const int64_t tokens[] = {6, 9, 80, 5, 5, 5, 5, 5},
+                         width[] = {5, 8, 300, 8, 8, 70, 24, 96};
+    static const int pad[] = {-1, 4, -1, -1, -1, -1, -1, -1};
+    static const DType type[] = {DT_f32, DT_f32, DT_f32, DT_bf16, DT_f16, DT_int8, DT_tq4, DT_q4_0};
     Tensor *w = sample_2d(t, rng, 5, width[i]);
     w = sample_stored(t, w, type[i]);
     Tensor *ids = sample_ints(t, rng, tokens[i], 4);

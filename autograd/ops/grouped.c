@@ -321,6 +321,7 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
         {64, 3, 0, {0, 2, 2, 4}, DT_tq4_b64, false, false, 0},
         {40, 3, 1, {0, 1, 2, 4}, DT_int4_g32, false, true, 0},
         {37, 5, 0, {0, 3, 4, 4}, DT_nf4_flat, false, false, 0},
+        {96, 5, 1, {0, 3, 4, 6}, DT_q4_0, false, false, 0}, /* in blocks along the row */
         {3, 520, 1, {0, 5, 5, 6}, DT_f32, false, false, 0}, /* more than one panel */
         {6, 5, 2, {0, 4, 6, 8}, DT_f32, true, false, 2},
         {64, 7, 1, {0, 5, 5, 6}, DT_tq4, false, false, 1},

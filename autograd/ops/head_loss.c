@@ -226,7 +226,7 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
         {6, 7, 5, 0, DT_f32, true, 2},    {7, 9, 4, 1.5f, DT_f32, true, 1},
         {6, 40, 3, 2, DT_bf16, false, 1}, {5, 6, 8, 0, DT_f16, false, 2},
         {6, 70, 64, 2, DT_nf4, false, 1}, {7, 5, 136, 0, DT_tq4, false, 2},
-        {300, 3, 2, 1, DT_f32, true, 1}, /* two chunks */
+        {6, 9, 32, 2, DT_q8_0, false, 1}, {300, 3, 2, 1, DT_f32, true, 1}, /* two chunks */
         {4, 5, 3, 0, DT_f32, true, 0},
     };
     int64_t T = cases[i].T, V = cases[i].V, D = cases[i].D;

@@ -128,6 +128,8 @@ static OpCase sample(Tape *t, Rng *rng, int i) {
         {4, 130, 3, 0, DT_int8, false, false},
         {4, 64, 3, 0, DT_nf4_bf16, false, false},
         {5, 37, 7, 1, DT_nf4_flat, false, false},
+        {5, 96, 7, 2, DT_q4_0, false, false}, /* in blocks along the row */
+        {2, 64, 5, 0, DT_q8_0, false, true},
         {3, 66, 2, 0, DT_f32, true, false},
     };
     int64_t T = cases[i].T, I = cases[i].I, O = cases[i].O, R = cases[i].R;
