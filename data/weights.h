@@ -28,8 +28,9 @@ typedef struct WeightView {
 typedef struct Weights Weights;
 
 /* path: a Hugging Face directory (model.safetensors, or model.safetensors.index.json with its
- * shards), one .safetensors file (an adapter), or a base.h5. Everything but the numbers themselves
- * is checked: afterwards every view lies inside its file and has the bytes its shape asks for. */
+ * shards), one .safetensors file (an adapter), a base.h5, or a GGUF file. Everything but the
+ * numbers themselves is checked: afterwards every view lies inside its file and has the bytes its
+ * shape asks for. */
 int weights_open(Weights **out, const char *path, Err *e);
 void weights_close(Weights *w);       /* NULL is fine */
 bool weights_known(const char *path); /* whether path looks like something that can be opened */
