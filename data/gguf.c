@@ -163,7 +163,7 @@ static int unknown_type(const Cursor *c, const char *name, uint32_t number, Err 
 }
 
 /* ne[0] is the fastest dimension. */
-static int take_dims(Cursor *c, GgufTensor *t, int64_t *numel, Err *e) {
+static int take_dims(Cursor *c, GgufEntry *t, int64_t *numel, Err *e) {
     uint32_t n = 0;
     TRY(take(c, &n, sizeof n, e));
     if (n < 1 || n > WEIGHT_DIMS)
@@ -181,7 +181,7 @@ static int take_dims(Cursor *c, GgufTensor *t, int64_t *numel, Err *e) {
     return 0;
 }
 
-static int take_tensor(Cursor *c, GgufTensor *t, Err *e) {
+static int take_tensor(Cursor *c, GgufEntry *t, Err *e) {
     uint32_t number = 0;
     int64_t numel = 0;
     char *name;
@@ -210,8 +210,8 @@ static int place_tensors(const Cursor *c, Gguf *g, Err *e) {
         return err_set(e, "%s: general.alignment is %" PRId64 ", which is no power of two", c->file,
                        align);
     int64_t start = (c->p - g->data + align - 1) / align * align, room = (int64_t)g->n - start;
-    for (int i = 0; i < g->n_tensors; i++) {
-        GgufTensor *t = &g->tensor[i];
+    for (int i = 0; i < g->n_entries; i++) {
+        GgufEntry *t = &g->entry[i];
         if (t->from != at)
             return err_set(e,
                            "%s: tensor %s lies at %" PRId64 ", expected right behind the one "
@@ -227,29 +227,29 @@ static int place_tensors(const Cursor *c, Gguf *g, Err *e) {
 }
 
 static int by_name(const void *a, const void *b) {
-    return strcmp((*(const GgufTensor *const *)a)->name, (*(const GgufTensor *const *)b)->name);
+    return strcmp((*(const GgufEntry *const *)a)->name, (*(const GgufEntry *const *)b)->name);
 }
 
 static int check_names(const Gguf *g, Err *e) {
-    const GgufTensor **t = mem_alloc(sizeof *t * (size_t)(g->n_tensors + 1));
+    const GgufEntry **t = mem_alloc(sizeof *t * (size_t)(g->n_entries + 1));
     const char *twice = NULL;
-    for (int i = 0; i < g->n_tensors; i++) t[i] = &g->tensor[i];
-    qsort(t, (size_t)g->n_tensors, sizeof *t, by_name);
-    for (int i = 1; i < g->n_tensors; i++)
+    for (int i = 0; i < g->n_entries; i++) t[i] = &g->entry[i];
+    qsort(t, (size_t)g->n_entries, sizeof *t, by_name);
+    for (int i = 1; i < g->n_entries; i++)
         if (!by_name(&t[i - 1], &t[i])) twice = t[i]->name;
     mem_free(t);
     return twice ? err_set(e, "%s: tensor %s comes twice", g->file, twice) : 0;
 }
 
-const GgufTensor *gguf_find_tensor(const Gguf *g, const char *name) {
-    for (int i = 0; i < g->n_tensors; i++)
-        if (!strcmp(g->tensor[i].name, name)) return &g->tensor[i];
+const GgufEntry *gguf_find_entry(const Gguf *g, const char *name) {
+    for (int i = 0; i < g->n_entries; i++)
+        if (!strcmp(g->entry[i].name, name)) return &g->entry[i];
     return NULL;
 }
 
 /* ---- the file ---- */
 
-static int take_head(Cursor *c, int *n_tensors, int *n_values, Err *e) {
+static int take_head(Cursor *c, int *n_entries, int *n_values, Err *e) {
     char magic[4];
     uint32_t version = 0;
     if (left(c) < sizeof magic || memcmp(c->p, "GGUF", sizeof magic))
@@ -260,7 +260,7 @@ static int take_head(Cursor *c, int *n_tensors, int *n_values, Err *e) {
         return err_set(e, "%s is a GGUF file of version %" PRIu32 "%s; 2 and 3 can be read",
                        c->file, version, version & 0xffff ? "" : " (big-endian)");
     enum { LEAST_VALUE = 8 + 1 + 4 + 1, LEAST_TENSOR = 8 + 1 + 4 + 8 + 4 + 8 };
-    TRY(take_count(c, LEAST_TENSOR, n_tensors, e));
+    TRY(take_count(c, LEAST_TENSOR, n_entries, e));
     return take_count(c, LEAST_VALUE, n_values, e);
 }
 
@@ -276,12 +276,12 @@ static int check_split(const Gguf *g, Err *e) {
 
 static int read_file(Gguf *g, Err *e) {
     Cursor c = {g->data, g->data + g->n, g->file};
-    int n_tensors = 0, n_values = 0;
-    TRY(take_head(&c, &n_tensors, &n_values, e));
+    int n_entries = 0, n_values = 0;
+    TRY(take_head(&c, &n_entries, &n_values, e));
     TRY(take_values(&c, g, n_values, e));
     TRY(check_split(g, e));
-    g->tensor = mem_alloc(sizeof *g->tensor * (size_t)(n_tensors + 1));
-    while (g->n_tensors < n_tensors) TRY(take_tensor(&c, &g->tensor[g->n_tensors++], e));
+    g->entry = mem_alloc(sizeof *g->entry * (size_t)(n_entries + 1));
+    while (g->n_entries < n_entries) TRY(take_tensor(&c, &g->entry[g->n_entries++], e));
     TRY(check_names(g, e));
     return place_tensors(&c, g, e);
 }
@@ -310,10 +310,10 @@ int gguf_open(Gguf **out, const char *path, Err *e) {
 void gguf_close(Gguf *g) {
     if (!g) return;
     for (int i = 0; i < g->n_values; i++) mem_free((char *)(uintptr_t)g->value[i].key);
-    for (int i = 0; i < g->n_tensors; i++) mem_free((char *)(uintptr_t)g->tensor[i].name);
+    for (int i = 0; i < g->n_entries; i++) mem_free((char *)(uintptr_t)g->entry[i].name);
     if (g->mapped) files_unmap(g->data, g->n);
     mem_free(g->value);
-    mem_free(g->tensor);
+    mem_free(g->entry);
     mem_free((char *)(uintptr_t)g->file);
     mem_free(g);
 }
@@ -375,7 +375,7 @@ double gguf_real_at(const GgufValue *v, int64_t i) {
     return v->type == GGUF_F64 ? real_of_f64(v, i) : (double)gguf_int_at(v, i);
 }
 
-bool gguf_next_text(const GgufValue *v, const char **at, const char **text, size_t *n) {
+bool gguf_take_text(const GgufValue *v, const char **at, const char **text, size_t *n) {
     uint64_t bytes;
     if (*at >= v->end) return false;
     memcpy(&bytes, *at, sizeof bytes);
@@ -418,7 +418,7 @@ int gguf_get_text(const Gguf *g, const char *key, const char **out, size_t *n, E
     if (!v) return 0;
     if (v->array || v->type != GGUF_TEXT) return wrong(g, key, "a text", e);
     const char *at = v->at;
-    gguf_next_text(v, &at, out, n);
+    gguf_take_text(v, &at, out, n);
     return 0;
 }
 

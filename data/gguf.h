@@ -33,18 +33,18 @@ typedef struct GgufValue {
     const char *at, *end;
 } GgufValue;
 
-typedef struct GgufTensor {
+typedef struct GgufEntry {
     const char *name;
     DType dtype;
     int n_dim;
     int64_t dim[WEIGHT_DIMS]; /* row-major: the last one is GGUF's first */
     int64_t from, bytes;      /* in the file */
-} GgufTensor;
+} GgufEntry;
 
 typedef struct Gguf {
     GgufValue *value; /* in order of keys (strcmp) */
-    GgufTensor *tensor;
-    int n_values, n_tensors;
+    GgufEntry *entry;
+    int n_values, n_entries;
     const char *file; /* for messages */
     const char *data;
     size_t n;
@@ -59,8 +59,8 @@ int gguf_parse(Gguf **out, const void *data, size_t n, const char *file, Err *e)
 void gguf_close(Gguf *g);
 
 const GgufValue *gguf_find(const Gguf *g, const char *key); /* NULL: no such key */
-const GgufTensor *gguf_find_tensor(const Gguf *g, const char *name);
-static inline const void *gguf_tensor_data(const Gguf *g, const GgufTensor *t) {
+const GgufEntry *gguf_find_entry(const Gguf *g, const char *name);
+static inline const void *gguf_entry_data(const Gguf *g, const GgufEntry *t) {
     return g->data + t->from;
 }
 
@@ -78,5 +78,5 @@ int gguf_get_array(const Gguf *g, const char *key, GgufKind kind, const GgufValu
 int64_t gguf_int_at(const GgufValue *v, int64_t i);
 double gguf_real_at(const GgufValue *v, int64_t i);
 /* Texts one after the other: *at starts as v->at; false at the end. */
-bool gguf_next_text(const GgufValue *v, const char **at, const char **text, size_t *n);
+bool gguf_take_text(const GgufValue *v, const char **at, const char **text, size_t *n);
 #endif

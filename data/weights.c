@@ -68,7 +68,7 @@ static int by_name(const void *a, const void *b) {
     return strcmp(((const WeightView *)a)->name, ((const WeightView *)b)->name);
 }
 
-static int sort_views(Weights *w, Err *e) {
+int weights_sort(Weights *w, Err *e) {
     if (w->n) qsort(w->view, (size_t)w->n, sizeof *w->view, by_name);
     for (int i = 1; i < w->n; i++)
         if (!by_name(&w->view[i - 1], &w->view[i]))
@@ -105,7 +105,7 @@ static int open_by_format(Weights *w, const char *path, Err *e) {
 int weights_open(Weights **out, const char *path, Err *e) {
     Weights *w = mem_alloc(sizeof *w);
     *out = NULL;
-    if (open_by_format(w, path, e) || sort_views(w, e) || bnb_recognise(w, e)) {
+    if (open_by_format(w, path, e) || weights_sort(w, e) || bnb_recognise(w, e)) {
         weights_close(w);
         return -1;
     }

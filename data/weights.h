@@ -59,4 +59,6 @@ void weights_set_hash(Weights *w, uint64_t hash);
 /* Adds one view (name, file and stored kept by the caller's weights_keep_text); data that is not
  * aligned to align bytes is copied. */
 void weights_add(Weights *w, const WeightView *view, size_t align);
+/* After views were added or got other names: finding and walking go by names again. */
+int weights_sort(Weights *w, Err *e);
 #endif

@@ -10,14 +10,14 @@ static int open_gguf(Weights *w, const char *path, Err *e) {
     TRY(weights_map_file(w, path, &data, &n, e));
     TRY(gguf_parse(&g, data, n, path, e));
     const char *file = weights_keep_text(w, path);
-    for (int i = 0; i < g->n_tensors; i++) {
-        const GgufTensor *t = &g->tensor[i];
+    for (int i = 0; i < g->n_entries; i++) {
+        const GgufEntry *t = &g->entry[i];
         WeightView v = {.name = weights_keep_text(w, t->name),
                         .dtype = t->dtype,
                         .stored = dtype_info[t->dtype].gguf,
                         .n_dim = t->n_dim,
                         .bytes = t->bytes,
-                        .data = gguf_tensor_data(g, t),
+                        .data = gguf_entry_data(g, t),
                         .file = file};
         memcpy(v.dim, t->dim, sizeof v.dim);
         weights_add(w, &v,

@@ -6,6 +6,7 @@
 #include <string.h>
 #include "decoder.h"
 #include "family_config.h"
+#include "gguf_base.h"
 
 #define L(field) offsetof(Layer, field)
 #define M(field) offsetof(Model, field)
@@ -136,5 +137,58 @@ static int dims(Model *m, const json_t *c, Err *e) {
     return 0;
 }
 
-const Family family_gemma3 = {"gemma3",   26,         knows,   dims,
-                              layer_rows, model_rows, ignored, decoder_hidden};
+/* ---- a GGUF file's metadata as such a config.json ---- */
+
+static const GgufConfigKey gguf_keys[] = {
+    {"num_hidden_layers", "block_count", GGUF_CONFIG_INT, true},
+    {"hidden_size", "embedding_length", GGUF_CONFIG_INT, true},
+    {"intermediate_size", "feed_forward_length", GGUF_CONFIG_INT, true},
+    {"num_attention_heads", "attention.head_count", GGUF_CONFIG_INT, true},
+    {"num_key_value_heads", "attention.head_count_kv", GGUF_CONFIG_INT, true},
+    {"head_dim", "attention.key_length", GGUF_CONFIG_INT, true},
+    {"sliding_window", "attention.sliding_window", GGUF_CONFIG_INT, true},
+    {"rms_norm_eps", "attention.layer_norm_rms_epsilon", GGUF_CONFIG_REAL, true},
+    {"final_logit_softcapping", "final_logit_softcapping", GGUF_CONFIG_REAL, false},
+};
+
+/* llama.cpp knows the scale of 27B by its layers; everywhere else it is the head size. */
+enum { LAYERS_OF_27B = 62 };
+
+static int gguf_scalar(json_t *config, int n_layers, Err *e) {
+    int head_dim, width, heads;
+    TRY(config_int(config, "head_dim", 256, 2, &head_dim, e));
+    TRY(config_int(config, "hidden_size", 2304, 1, &width, e));
+    TRY(config_int(config, "num_attention_heads", 8, 1, &heads, e));
+    int scalar = n_layers == LAYERS_OF_27B ? width / heads : head_dim;
+    return json_object_set_new(config, "query_pre_attn_scalar", json_integer(scalar));
+}
+
+/* Scaling means the full layers alone. */
+static int gguf_rope(json_t *config, const Gguf *g, Err *e) {
+    double full = 1e6, sliding = 1e4, factor = 1;
+    TRY(gguf_config_real(g, "rope.freq_base", &full, e));
+    TRY(gguf_config_real(g, "rope.freq_base_swa", &sliding, e));
+    TRY(gguf_config_real(g, "rope.scaling.factor", &factor, e));
+    json_t *rope =
+        json_pack("{s:{s:s, s:f, s:f}, s:{s:s, s:f}}", "full_attention", "rope_type",
+                  factor == 1 ? "default" : "linear", "rope_theta", full, "factor", factor,
+                  "sliding_attention", "rope_type", "default", "rope_theta", sliding);
+    if (!rope) return err_set(e, "%s: gemma3.rope.freq_base or its like is no number", g->file);
+    return json_object_set_new(config, "rope_parameters", rope);
+}
+
+static int config_from_gguf(json_t *config, const Gguf *g, Err *e) {
+    int n_layers;
+    json_object_set_new(config, "architectures", json_pack("[s]", "Gemma3ForCausalLM"));
+    json_object_set_new(config, "model_type", json_string("gemma3_text"));
+    json_object_set_new(config, "hidden_activation", json_string("gelu_pytorch_tanh"));
+    TRY(gguf_config_common(config, g, e));
+    TRY(gguf_config_keys(config, g, gguf_keys, COUNT_OF(gguf_keys), e));
+    TRY(config_int(config, "num_hidden_layers", 0, 1, &n_layers, e));
+    TRY(gguf_config_layer_types(config, g, n_layers, 6, e));
+    TRY(gguf_scalar(config, n_layers, e));
+    return gguf_rope(config, g, e);
+}
+
+const Family family_gemma3 = {
+    "gemma3", 26, knows, dims, layer_rows, model_rows, ignored, decoder_hidden, config_from_gguf};

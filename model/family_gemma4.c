@@ -5,6 +5,7 @@
 #include <string.h>
 #include "decoder.h"
 #include "family_config.h"
+#include "gguf_base.h"
 
 #define L(field) offsetof(Layer, field)
 #define M(field) offsetof(Model, field)
@@ -204,5 +205,121 @@ static int dims(Model *m, const json_t *c, Err *e) {
     return share_kv(m, c, e);
 }
 
-const Family family_gemma4 = {"gemma4",   30,         knows,   dims,
-                              layer_rows, model_rows, ignored, decoder_hidden};
+/* ---- a GGUF file's metadata as such a config.json ---- */
+
+static const GgufConfigKey gguf_keys[] = {
+    {"num_hidden_layers", "block_count", GGUF_CONFIG_INT, true},
+    {"hidden_size", "embedding_length", GGUF_CONFIG_INT, true},
+    {"num_attention_heads", "attention.head_count", GGUF_CONFIG_INT, true},
+    {"head_dim", "attention.key_length_swa", GGUF_CONFIG_INT, true},
+    {"global_head_dim", "attention.key_length", GGUF_CONFIG_INT, true},
+    {"sliding_window", "attention.sliding_window", GGUF_CONFIG_INT, true},
+    {"rms_norm_eps", "attention.layer_norm_rms_epsilon", GGUF_CONFIG_REAL, true},
+    {"num_kv_shared_layers", "attention.shared_kv_layers", GGUF_CONFIG_INT, false},
+    {"hidden_size_per_layer_input", "embedding_length_per_layer_input", GGUF_CONFIG_INT, true},
+    {"final_logit_softcapping", "final_logit_softcapping", GGUF_CONFIG_REAL, false},
+    {"num_experts", "expert_count", GGUF_CONFIG_INT, false},
+    {"top_k_experts", "expert_used_count", GGUF_CONFIG_INT, false},
+    {"moe_intermediate_size", "expert_feed_forward_length", GGUF_CONFIG_INT, false},
+};
+
+static bool gguf_is_full(const json_t *config, int layer) {
+    const json_t *types = json_object_get(config, "layer_types");
+    return !strcmp(json_string_value(json_array_get(types, (size_t)layer)), "full_attention");
+}
+
+/* Keys and values of sliding layers, and of full ones where these differ. A full layer without
+ * values of its own uses its keys. */
+static int gguf_heads(json_t *config, const Gguf *g, int n_layers, Err *e) {
+    int64_t *kv = mem_alloc(sizeof *kv * (size_t)n_layers), of[2] = {0};
+    bool bad = gguf_config_per_layer(g, "attention.head_count_kv", n_layers, kv, e), uneven = false;
+    for (int i = 0; i < n_layers && !bad; i++) {
+        int full = gguf_is_full(config, i);
+        uneven |= of[full] && of[full] != kv[i];
+        of[full] = kv[i];
+    }
+    mem_free(kv);
+    if (bad) return -1;
+    if (uneven)
+        return err_set(e,
+                       "%s: gemma4.attention.head_count_kv differs among layers of one type, which "
+                       "Gemma 4 does not do",
+                       g->file);
+    json_object_set_new(config, "num_key_value_heads", json_integer(of[0] ? of[0] : of[1]));
+    json_object_set_new(config, "num_global_key_value_heads", json_integer(of[1] ? of[1] : of[0]));
+    for (int i = 0; i < n_layers; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "blk.%d.attn_v.weight", i);
+        if (!gguf_is_full(config, i)) continue;
+        json_object_set_new(config, "attention_k_eq_v", json_boolean(!gguf_find_entry(g, name)));
+        break;
+    }
+    return 0;
+}
+
+/* Layers that read another's keys and values may have an MLP twice as wide. */
+static int gguf_widths(json_t *config, const Gguf *g, int n_layers, Err *e) {
+    int64_t *width = mem_alloc(sizeof *width * (size_t)n_layers);
+    int bad = gguf_config_per_layer(g, "feed_forward_length", n_layers, width, e);
+    int64_t first = bad ? 0 : width[0], last = bad ? 0 : width[n_layers - 1];
+    mem_free(width);
+    if (bad) return -1;
+    json_object_set_new(config, "intermediate_size", json_integer(first));
+    json_object_set_new(config, "use_double_wide_mlp", json_boolean(last != first));
+    return 0;
+}
+
+/* rope_freqs divides the frequencies of full layers: by 1 those that turn, by 1e30 the others. */
+static int gguf_turning_part(const Gguf *g, double *part, Err *e) {
+    const GgufEntry *t = gguf_find_entry(g, "rope_freqs.weight");
+    int64_t n = 0;
+    *part = 0.25;
+    if (!t) return 0;
+    bool good = t->dtype == DT_f32 && t->n_dim == 1;
+    for (int64_t i = 0; i < t->dim[0] && good; i++) {
+        float by;
+        memcpy(&by, (const char *)gguf_entry_data(g, t) + i * 4, sizeof by);
+        good = i == n ? by == 1 || by >= 1e29f : by >= 1e29f;
+        n += by == 1;
+    }
+    if (!good || !n)
+        return err_set(e,
+                       "%s: tensor rope_freqs.weight is not some values of 1 and then values of "
+                       "1e30, as Gemma 4's is",
+                       g->file);
+    *part = (double)n / (double)t->dim[0];
+    return 0;
+}
+
+static int gguf_rope(json_t *config, const Gguf *g, Err *e) {
+    double full = 1e6, sliding = 1e4, part;
+    TRY(gguf_config_real(g, "rope.freq_base", &full, e));
+    TRY(gguf_config_real(g, "rope.freq_base_swa", &sliding, e));
+    TRY(gguf_turning_part(g, &part, e));
+    json_t *rope = json_pack("{s:{s:s, s:f, s:f}, s:{s:s, s:f}}", "full_attention", "rope_type",
+                             "proportional", "rope_theta", full, "partial_rotary_factor", part,
+                             "sliding_attention", "rope_type", "default", "rope_theta", sliding);
+    if (!rope) return err_set(e, "%s: gemma4.rope.freq_base is no number", g->file);
+    return json_object_set_new(config, "rope_parameters", rope);
+}
+
+static int config_from_gguf(json_t *config, const Gguf *g, Err *e) {
+    const GgufEntry *ple = gguf_find_entry(g, "per_layer_token_embd.weight");
+    json_object_set_new(config, "architectures", json_pack("[s]", "Gemma4ForCausalLM"));
+    json_object_set_new(config, "model_type", json_string("gemma4_text"));
+    json_object_set_new(config, "hidden_activation", json_string("gelu_pytorch_tanh"));
+    TRY(gguf_config_common(config, g, e));
+    TRY(gguf_config_keys(config, g, gguf_keys, COUNT_OF(gguf_keys), e));
+    int n_layers;
+    TRY(config_int(config, "num_hidden_layers", 0, 1, &n_layers, e));
+    TRY(gguf_config_layer_types(config, g, n_layers, 6, e));
+    TRY(gguf_heads(config, g, n_layers, e));
+    TRY(gguf_widths(config, g, n_layers, e));
+    bool moe = json_integer_value(json_object_get(config, "num_experts")) > 0;
+    json_object_set_new(config, "enable_moe_block", json_boolean(moe));
+    json_object_set_new(config, "vocab_size_per_layer_input", json_integer(ple ? ple->dim[0] : 1));
+    return gguf_rope(config, g, e);
+}
+
+const Family family_gemma4 = {
+    "gemma4", 30, knows, dims, layer_rows, model_rows, ignored, decoder_hidden, config_from_gguf};

@@ -10,6 +10,7 @@
 #include "../data/json.h"
 #include "../data/side_files.h"
 #include "bnb.h"
+#include "gguf_base.h"
 #include "stream.h"
 
 const char *const kind_name[KIND_COUNT] = {"attention", "dense",      "experts",
@@ -312,7 +313,32 @@ static int check_unread(Model *m, Err *e) {
     return 0;
 }
 
+/* The config of a GGUF file, by the family that has the architecture's name. */
+static int config_of_gguf(Model *m, const Gguf *g, Err *e) {
+    const char *arch = "(absent)";
+    size_t n = strlen(arch);
+    TRY(gguf_get_text(g, "general.architecture", &arch, &n, e));
+    for (size_t i = 0; i < COUNT_OF(families); i++) {
+        bool named = strlen(families[i]->name) == n && !memcmp(arch, families[i]->name, n);
+        if (!named || !families[i]->config_from_gguf) continue;
+        m->config = json_object();
+        TRY(families[i]->config_from_gguf(m->config, g, e));
+        return read_config(m, g->file, e);
+    }
+    return err_set(e, "%s: general.architecture \"%.*s\" is none that this version reads from GGUF",
+                   g->file, n < 64 ? (int)n : 64, arch);
+}
+
+static int open_gguf_config(Model *m, const char *path, Err *e) {
+    Gguf *g;
+    TRY(gguf_open(&g, path, e));
+    int bad = config_of_gguf(m, g, e);
+    gguf_close(g);
+    return bad ? -1 : 0;
+}
+
 static int open_config(Model *m, const char *model, Err *e) {
+    if (gguf_claims(model)) return open_gguf_config(m, model, e);
     char *label = side_files_label(model, "config.json");
     Buf text = {0};
     int bad = side_files_read(model, "config.json", &text, e) ||
@@ -326,6 +352,7 @@ static int open_config(Model *m, const char *model, Err *e) {
 static int open_parts(Model *m, Err *e) {
     TRY(open_config(m, m->dir, e));
     TRY(weights_open(&m->weights, m->dir, e));
+    if (gguf_claims(m->dir)) TRY(gguf_base_rename(m, e));
     TRY(find_prefix(m, e));
     list_sites(m);
     for (int i = 0; i < m->n_sites; i++) TRY(bind_site(m, &m->site[i], e));
@@ -338,10 +365,10 @@ static int open_model(Model **out, const char *dir, bool leave_codes, Err *e) {
     m->dir = mem_copy_text(dir);
     m->leave_codes = leave_codes;
     int bad = arena_open(&m->keep, (size_t)64 << 30, e);
-    if (!bad && !files_is_dir(dir) && !base_file_claims(dir)) {
+    if (!bad && !files_is_dir(dir) && !base_file_claims(dir) && !gguf_claims(dir)) {
         bad = err_set(e,
                       "base_model: %s is not a directory with config.json and safetensors files, "
-                      "nor an .h5 made by quantize",
+                      "nor an .h5 made by quantize, nor a .gguf file",
                       dir);
     }
     if (!bad) bad = open_parts(m, e);
@@ -360,7 +387,8 @@ int model_open_checkpoint(Model **out, const char *dir, Err *e) {
 
 int model_open_shapes(Model **out, const char *config_path, Err *e) {
     Model *m = mem_alloc(sizeof *m);
-    bool whole = files_is_dir(config_path) || base_file_claims(config_path);
+    bool whole =
+        files_is_dir(config_path) || base_file_claims(config_path) || gguf_claims(config_path);
     int bad = arena_open(&m->keep, (size_t)1 << 30, e);
     if (!bad && whole) bad = open_config(m, config_path, e);
     if (!bad && !whole)

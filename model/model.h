@@ -119,6 +119,7 @@ typedef void (*RouteFn)(void *ctx, int layer, const Tensor *logits, const Tensor
                         const Tensor *weight);
 
 typedef struct Family Family;
+typedef struct Gguf Gguf; /* data/gguf.h */
 struct Model {
     const Family *family;
     Dims dims;
@@ -131,7 +132,7 @@ struct Model {
     const char *modules; /* what Transformers calls it once loaded, and so PEFT */
     json_t *config;      /* the whole config.json */
     Weights *weights;
-    char *dir;        /* the checkpoint's directory, or base.h5 */
+    char *dir;        /* the checkpoint's directory, base.h5 or GGUF file */
     Arena keep;       /* lives as long as the model */
     Buf notes;        /* what was skipped while loading, one line each */
     bool leave_codes; /* see model_open_checkpoint */
@@ -147,14 +148,14 @@ struct Model {
 
 /* Whether any family reads models of this config.json. */
 bool model_knows(const json_t *config);
-/* dir: a Hugging Face checkpoint directory (bitsandbytes' too), or a base.h5. Fails, naming it, on
- * any tensor that is missing, of another shape, or that nobody reads. */
+/* dir: a Hugging Face checkpoint directory (bitsandbytes' too), a base.h5, or a GGUF file. Fails,
+ * naming it, on any tensor that is missing, of another shape, or that nobody reads. */
 int model_open(Model **out, const char *dir, Err *e);
 /* The same for who reads the checkpoint's own tensors (weights_find by the sites' names):
  * bitsandbytes' codes of ROW_MAPPED sites are not brought into memory, their bases have no data. */
 int model_open_checkpoint(Model **out, const char *dir, Err *e);
-/* Shapes only, from config.json (a file, a directory that holds one, or a base.h5): for init. No
- * weights. */
+/* Shapes only, from config.json (a file, a directory that holds one, a base.h5 or a GGUF file): for
+ * init. No weights. */
 int model_open_shapes(Model **out, const char *config_path, Err *e);
 /* For a dry tape, after either: every site gets a tensor in the format that `format` gives it,
  * without data (what is opened to float32 when loading has memory of its own). */
@@ -215,6 +216,9 @@ struct Family {
     /* out[i]: final hidden states of b[i]. What a tape records of the batches is in descending
      * order within a layer, so that backward meets them in ascending order. cache: n is 1. */
     void (*hidden)(Model *m, Tape *t, const Batch *b, int n, Cache *cache, Tensor **out);
+    /* Puts into an empty config what a config.json of the model in a GGUF file of the architecture
+     * `name` would say (gguf_base.h has the tools); dims reads it. */
+    int (*config_from_gguf)(json_t *config, const Gguf *g, Err *e);
 };
 Tensor *linear_forward(Model *m, Tape *t, const Linear *l, Tensor *x);
 Tensor *router_forward(Model *m, Tape *t, const Linear *l, Tensor *x); /* always in float32 */
