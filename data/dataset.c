@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include "dataset_room.h"
+#include "gguf.h"
 #include "jsonl.h"
 #include "side_files.h"
 
@@ -71,6 +72,20 @@ static int open_tokenizer(DatasetContext *ctx, const char *dir, const json_t *co
     return 0;
 }
 
+/* vocab_size as config.json says; as many as embeddings where a GGUF file has no config.json. */
+static int find_vocab(const char *model_dir, const json_t *config, int32_t *out, Err *e) {
+    int64_t n = json_integer_value(config_field(config, "vocab_size"));
+    if (model_dir && gguf_claims(model_dir)) {
+        Gguf *g;
+        TRY(gguf_open(&g, model_dir, e));
+        const GgufEntry *embed = gguf_find_entry(g, "token_embd.weight");
+        n = embed ? embed->dim[0] : 0;
+        gguf_close(g);
+    }
+    if (n > 0 && n < INT32_MAX) *out = (int32_t)n;
+    return 0;
+}
+
 int dataset_open(DatasetContext *ctx, const char *model_dir, const char *which, Thinking thinking,
                  const DatasetSpec *specs, int n_specs, Err *e) {
     static const char *const assistant[] = {"assistant"};
@@ -88,9 +103,8 @@ int dataset_open(DatasetContext *ctx, const char *model_dir, const char *which, 
     }
     json_t *config = NULL;
     if (model_dir) TRY(side_files_json(model_dir, "config.json", &config, e));
-    int64_t vocab = json_integer_value(config_field(config, "vocab_size"));
-    if (vocab > 0 && vocab < INT32_MAX) ctx->vocab_size = (int32_t)vocab;
-    int rc = needs >= A_TOKENIZER ? open_tokenizer(ctx, model_dir, config, e) : 0;
+    int rc = find_vocab(model_dir, config, &ctx->vocab_size, e);
+    if (rc == 0 && needs >= A_TOKENIZER) rc = open_tokenizer(ctx, model_dir, config, e);
     if (rc == 0 && needs >= A_CHAT) rc = chat_open(&ctx->chat, model_dir, which, thinking, e);
     json_decref(config);
     return rc;

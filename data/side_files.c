@@ -6,6 +6,7 @@
 #include <string.h>
 #include "base_file.h"
 #include "files.h"
+#include "gguf_side.h"
 #include "json.h"
 
 /* A second template that Transformers keeps in a directory of its own. */
@@ -84,10 +85,29 @@ static bool has_inside(const char *path, const char *name) {
     return has;
 }
 
+/* ---- out of a GGUF file ---- */
+
+static bool has_gguf(const char *path, const char *name) {
+    Gguf *g;
+    Err ignored;
+    if (gguf_open(&g, path, &ignored)) return false;
+    bool has = gguf_side_has(g, name);
+    gguf_close(g);
+    return has;
+}
+
+static int read_gguf(const char *path, const char *name, Buf *out, Err *e) {
+    Gguf *g;
+    TRY(gguf_open(&g, path, e));
+    int bad = gguf_side_write(g, name, out, e);
+    gguf_close(g);
+    return bad;
+}
+
 /* ---- one file ---- */
 
 char *side_files_label(const char *model, const char *name) {
-    if (!base_file_claims(model)) return files_join(model, name);
+    if (!base_file_claims(model) && !gguf_claims(model)) return files_join(model, name);
     Buf label = {0};
     buf_printf(&label, "%s of %s", name, model);
     return label.p;
@@ -95,6 +115,7 @@ char *side_files_label(const char *model, const char *name) {
 
 bool side_files_has(const char *model, const char *name) {
     if (base_file_claims(model)) return has_inside(model, name);
+    if (gguf_claims(model)) return has_gguf(model, name);
     char *path = files_join(model, name);
     bool has = files_exists(path);
     mem_free(path);
@@ -103,6 +124,7 @@ bool side_files_has(const char *model, const char *name) {
 
 int side_files_read(const char *model, const char *name, Buf *out, Err *e) {
     if (base_file_claims(model)) return read_inside(model, name, out, e);
+    if (gguf_claims(model)) return read_gguf(model, name, out, e);
     char *path = files_join(model, name);
     int bad = files_read(path, out, e);
     mem_free(path);
@@ -145,6 +167,19 @@ static int gather_inside(SideFiles *out, const char *path, Err *e) {
     return bad;
 }
 
+static int gather_gguf(SideFiles *out, const char *path, Err *e) {
+    Gguf *g;
+    TRY(gguf_open(&g, path, e));
+    int bad = 0;
+    add_file(out, "config.json");
+    for (size_t i = 0; gguf_side_name(i) && !bad; i++) {
+        const char *name = gguf_side_name(i);
+        if (gguf_side_has(g, name)) bad = gguf_side_write(g, name, &add_file(out, name)->text, e);
+    }
+    gguf_close(g);
+    return bad;
+}
+
 static int by_name(const void *a, const void *b) {
     return strcmp(((const SideFile *)a)->name, ((const SideFile *)b)->name);
 }
@@ -169,6 +204,7 @@ static int gather_dir(SideFiles *out, const char *dir, const char *below, Err *e
 int side_files_gather(SideFiles *out, const char *model, Err *e) {
     *out = (SideFiles){0};
     if (base_file_claims(model)) return gather_inside(out, model, e);
+    if (gguf_claims(model)) return gather_gguf(out, model, e);
     bool whole = files_is_dir(model);
     char *dir = whole ? mem_copy_text(model) : files_parent(model),
          *config = whole ? files_join(model, "config.json") : mem_copy_text(model);

@@ -1,6 +1,7 @@
 /* side_files.h - what a checkpoint has besides weights: config.json, tokenizer, chat template,
- * generation and processor settings, licence. A model is a Hugging Face directory or a base.h5,
- * which carries them inside. */
+ * generation and processor settings, licence. A model is a Hugging Face directory, a base.h5, which
+ * carries them inside, or a GGUF file, whose metadata are put into their form (gguf_side.h): all
+ * but config.json, which the model's family knows how to. */
 #ifndef SIDE_FILES_H
 #define SIDE_FILES_H
 #include <jansson.h>
@@ -25,8 +26,8 @@ typedef struct SideFiles {
     SideFile *file;
     int n;
 } SideFiles;
-/* model: as above, or a config file, for itself and what lies beside it. Freed by side_files_free
- * either way. */
+/* model: as above, or a config file, for itself and what lies beside it; of a GGUF file config.json
+ * has no text yet (model_side_files has it). Freed by side_files_free either way. */
 int side_files_gather(SideFiles *out, const char *model, Err *e);
 int side_files_write(const SideFiles *files, const char *dir, Err *e);
 void side_files_free(SideFiles *files);

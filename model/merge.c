@@ -4,7 +4,6 @@
 #include <string.h>
 #include "../autograd/weight.h"
 #include "../data/safetensors.h"
-#include "../data/side_files.h"
 
 /* One row of w + s * (b a): row of expert e, output o. */
 static void add_delta(const Linear *l, int64_t row, int64_t from, int64_t n, float *dst) {
@@ -107,7 +106,7 @@ int model_write_merged(const char *dir, Model *m, DType save_dtype, Err *e) {
     mem_free(src);
     if (bad) return -1;
     SideFiles files;
-    bad = side_files_gather(&files, m->dir, e);
+    bad = model_side_files(m, m->dir, &files, e);
     if (!bad && codes) drop_quantization(&files.file[0].text);
     if (!bad) bad = side_files_write(&files, dir, e);
     side_files_free(&files);

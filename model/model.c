@@ -8,7 +8,6 @@
 #include "../data/base_file.h"
 #include "../data/files.h"
 #include "../data/json.h"
-#include "../data/side_files.h"
 #include "bnb.h"
 #include "gguf_base.h"
 #include "stream.h"
@@ -418,6 +417,16 @@ void model_bind_shapes(Model *m, DType (*format)(void *ctx, const Model *, const
         s->base->name = (*s->slot)->name = s->name;
     }
     if (m->dims.tied) m->head = m->embed;
+}
+
+int model_side_files(const Model *m, const char *dir, SideFiles *out, Err *e) {
+    TRY(side_files_gather(out, dir, e));
+    if (!gguf_claims(dir)) return 0;
+    char *text = json_dumps(m->config, JSON_INDENT(2));
+    CHECK(text, "a config that was read before is none now");
+    buf_printf(&out->file[0].text, "%s\n", text);
+    mem_free(text);
+    return 0;
 }
 
 void model_close(Model *m) {

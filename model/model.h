@@ -7,6 +7,7 @@
 #define MODEL_H
 #include <jansson.h>
 #include "../autograd/tape.h"
+#include "../data/side_files.h"
 #include "../data/weights.h"
 
 /* What a tensor belongs to, as told to the user before and after training. */
@@ -162,6 +163,10 @@ int model_open_shapes(Model **out, const char *config_path, Err *e);
 void model_bind_shapes(Model *m, DType (*format)(void *ctx, const Model *, const Site *),
                        void *ctx);
 void model_close(Model *m);
+
+/* All files beside the weights that m was opened from (side_files.h; dir: what it was opened from),
+ * config.json included whatever that is. Freed by side_files_free either way. */
+int model_side_files(const Model *m, const char *dir, SideFiles *out, Err *e);
 
 /* The number format that config.json states for the checkpoint; f32 where it states none. */
 DType model_stated_dtype(const Model *m);

@@ -81,7 +81,8 @@ static void add_file(Buf *key, const char *path) {
 
 static int source_key(char out[32], Weights *w, const char *dir, Err *e) {
     Buf key = {0};
-    int bad = side_files_read(dir, "config.json", &key, e);
+    bool has = side_files_has(dir, "config.json"); /* of a GGUF file it is made of the file's own */
+    int bad = has ? side_files_read(dir, "config.json", &key, e) : 0;
     const char *last = NULL;
     for (int i = 0; i < weights_count(w) && !bad; i++) {
         const char *file = weights_at(w, i)->file;
@@ -147,7 +148,8 @@ int base_quantise(Quantised *out, const char *dir, const BaseWords *words, const
     *out = (Quantised){0};
     TRY(model_open_checkpoint(&out->model, dir, e));
     count_before(out);
-    int bad = source_key(key, out->model->weights, dir, e) || side_files_gather(&files, dir, e) ||
+    int bad = source_key(key, out->model->weights, dir, e) ||
+              model_side_files(out->model, dir, &files, e) ||
               build_or_wait(out, words, path, key, &files, reuse, e);
     side_files_free(&files);
     if (bad) quantised_close(out);

@@ -187,7 +187,7 @@ int verb_init(const Config *cfg, json_t *result, Err *e) {
     int bad = check_output(cfg, e);
     if (bad) return bad;
     TRY(model_open_shapes(&m, cfg->base_model, e));
-    bad = side_files_gather(&files, cfg->base_model, e) || init_model(cfg, m, &files, result, e);
+    bad = model_side_files(m, cfg->base_model, &files, e) || init_model(cfg, m, &files, result, e);
     side_files_free(&files);
     model_close(m);
     return bad ? -1 : 0;
