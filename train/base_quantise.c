@@ -3,6 +3,7 @@
 #include "base_quantise.h"
 #include <errno.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -42,14 +43,35 @@ static int repack(Checkpoint *c, const WeightView *v, const void **data, Err *e)
     return 0;
 }
 
+/* Blocks that are taken as they are. */
+static int check_blocks(const Checkpoint *c, const WeightView *v, Err *e) {
+    float open[4096];
+    int64_t n = tensor_numel(c->now);
+    for (int64_t at = 0; at < n; at += (int64_t)COUNT_OF(open)) {
+        int64_t some = n - at < (int64_t)COUNT_OF(open) ? n - at : (int64_t)COUNT_OF(open);
+        weight_values(c->now, at, some, open);
+        for (int64_t i = 0; i < some; i++) {
+            if (!isfinite(open[i]))
+                return err_set(e,
+                               "%s: tensor %s holds a value that is no number at position %" PRId64
+                               "; the checkpoint is damaged",
+                               v->file, v->name, at + i);
+        }
+    }
+    return 0;
+}
+
 static int ready(void *ctx, int site, DType wanted, const void **bytes, Err *e) {
     Checkpoint *c = ctx;
     const WeightView *v = view_of(c, site);
     const Tensor *base = c->model->site[site].base;
     const void *data = v->data;
+    bool blocks = dtype_in_blocks(v->dtype);
     if (v->bnb) TRY(repack(c, v, &data, e));
     c->now = tensor_over(&c->repacked, v->dtype, base->n_dim, base->dim, data);
-    if (v->bnb && v->dtype == wanted) *bytes = data;
+    if (v->dtype != wanted || (!v->bnb && !blocks)) return 0;
+    if (blocks) TRY(check_blocks(c, v, e));
+    *bytes = data;
     return 0;
 }
 
@@ -163,9 +185,10 @@ void quantised_close(Quantised *q) {
 
 /* ---- the cache ---- */
 
-static char *cache_in(const char *dir, const BaseWords *words) {
+/* before: of the file's name. */
+static char *cache_in(const char *dir, const char *before, const BaseWords *words) {
     Buf name = {0};
-    buf_add_text(&name, "moesmith-");
+    buf_printf(&name, "%smoesmith-", before);
     base_words_text(words, &name);
     buf_add_text(&name, ".h5");
     char *path = files_join(dir, name.p);
@@ -173,9 +196,28 @@ static char *cache_in(const char *dir, const BaseWords *words) {
     return path;
 }
 
+/* In a checkpoint's directory; beside a GGUF file, whose name it begins with. */
+static char *cache_beside(const char *model, const BaseWords *words) {
+    const char *slash = strrchr(model, '/');
+    if (files_is_dir(model)) return cache_in(model, "", words);
+    Buf before = {0};
+    char *parent = files_parent(model);
+    buf_printf(&before, "%s.", slash ? slash + 1 : model);
+    char *path = cache_in(parent, before.p, words);
+    buf_free(&before);
+    mem_free(parent);
+    return path;
+}
+
+static bool can_write_beside(const char *path) {
+    char *parent = files_parent(path);
+    bool can = access(parent, W_OK) == 0;
+    mem_free(parent);
+    return can;
+}
+
 /* base_cache (a file.h5, or a directory), else beside the model, else in output_dir. */
 static int cache_path(char **path, const Config *cfg, const BaseWords *words, Err *e) {
-    const char *dir = cfg->base_cache ? cfg->base_cache : cfg->base_model;
     if (cfg->base_cache && base_file_claims(cfg->base_cache)) {
         if (files_exists(cfg->base_cache) && !base_file_begun(cfg->base_cache))
             return err_set(e,
@@ -185,9 +227,10 @@ static int cache_path(char **path, const Config *cfg, const BaseWords *words, Er
         *path = mem_copy_text(cfg->base_cache);
         return 0;
     }
-    *path = cache_in(dir, words);
+    *path = cfg->base_cache ? cache_in(cfg->base_cache, "", words)
+                            : cache_beside(cfg->base_model, words);
     if (cfg->base_cache) return files_make_dirs(cfg->base_cache, e);
-    if (files_exists(*path) || access(dir, W_OK) == 0) return 0;
+    if (files_exists(*path) || can_write_beside(*path)) return 0;
     mem_free(*path);
     *path = NULL;
     if (!cfg->output_dir)
@@ -195,7 +238,7 @@ static int cache_path(char **path, const Config *cfg, const BaseWords *words, Er
                        "base_model %s cannot be written, so its quantised base has no place; "
                        "name one with base_cache, or quantize it into a file",
                        cfg->base_model);
-    *path = cache_in(cfg->output_dir, words);
+    *path = cache_in(cfg->output_dir, "", words);
     return files_make_dirs(cfg->output_dir, e);
 }
 

@@ -1,6 +1,7 @@
 /* verb_export.c - an adapter or merged weights in the form an engine wants. A form is one row of a
  * table. */
 #include <string.h>
+#include "../data/base_file.h"
 #include "../data/files.h"
 #include "progress.h"
 #include "session.h"
@@ -29,11 +30,11 @@ static bool is_packed(const Model *m) {
 }
 
 /* An adapter that was trained beside a quantised base is merged into the original weights, which a
- * directory still has, unless merge_into says otherwise. */
+ * directory or a GGUF file still has, unless merge_into says otherwise. */
 static int open_to_export(Session *s, const Config *cfg, Err *e) {
     Config original = *cfg; /* borrows what it points to */
     bool wants_original = !strcmp(cfg->merge_into, "original");
-    if (wants_original && files_is_dir(cfg->base_model)) {
+    if (wants_original && !base_file_claims(cfg->base_model)) {
         original.base_quantization = NULL;
         original.base_quantization_experts = original.base_quantization_attention = NULL;
         original.base_quantization_dense = original.base_quantization_embeddings = NULL;
