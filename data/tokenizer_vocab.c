@@ -67,18 +67,19 @@ static void pool_add(Vocab *v, const char *piece, size_t n) {
 }
 
 int vocab_add(Vocab *v, const char *piece, size_t n, int64_t id, const char *name, Err *e) {
+    int shown = n < 100 ? (int)n : 100; /* of a piece that nothing may end */
     if (id < 0 || id >= VOCAB_ID_LIMIT)
-        return err_set(e, "%s: piece \"%.100s\" has id %lld, expected 0 to %d", name, piece,
+        return err_set(e, "%s: piece \"%.*s\" has id %lld, expected 0 to %d", name, shown, piece,
                        (long long)id, VOCAB_ID_LIMIT - 1);
     if (id < v->n && v->start[id])
-        return err_set(e, "%s: pieces \"%.100s\" and \"%.100s\" have the same id %d", name,
-                       v->pool + v->start[id], piece, (int)id);
+        return err_set(e, "%s: pieces \"%.100s\" and \"%.*s\" have the same id %d", name,
+                       v->pool + v->start[id], shown, piece, (int)id);
     if (v->pool_n + n + 2 > UINT32_MAX)
         return err_set(e, "%s: the pieces take more than 4 GiB together", name);
     if (2 * (uint32_t)v->pieces >= v->slots) grow_slots(v);
     uint32_t at = slot_of(v, piece, n);
     if (v->slot[at])
-        return err_set(e, "%s: piece \"%.100s\" has two ids, %d and %d", name, piece,
+        return err_set(e, "%s: piece \"%.*s\" has two ids, %d and %d", name, shown, piece,
                        v->slot[at] - 1, (int)id);
     reserve_id(v, (int32_t)id);
     pool_add(v, piece, n);
