@@ -140,7 +140,6 @@ static int dims(Model *m, const json_t *c, Err *e) {
 /* ---- a GGUF file's metadata as such a config.json ---- */
 
 static const GgufConfigKey gguf_keys[] = {
-    {"num_hidden_layers", "block_count", GGUF_CONFIG_INT, true},
     {"hidden_size", "embedding_length", GGUF_CONFIG_INT, true},
     {"intermediate_size", "feed_forward_length", GGUF_CONFIG_INT, true},
     {"num_attention_heads", "attention.head_count", GGUF_CONFIG_INT, true},
@@ -184,7 +183,7 @@ static int config_from_gguf(json_t *config, const Gguf *g, Err *e) {
     json_object_set_new(config, "hidden_activation", json_string("gelu_pytorch_tanh"));
     TRY(gguf_config_common(config, g, e));
     TRY(gguf_config_keys(config, g, gguf_keys, COUNT_OF(gguf_keys), e));
-    TRY(config_int(config, "num_hidden_layers", 0, 1, &n_layers, e));
+    TRY(gguf_config_layers(config, g, &n_layers, e));
     TRY(gguf_config_layer_types(config, g, n_layers, 6, e));
     TRY(gguf_scalar(config, n_layers, e));
     return gguf_rope(config, g, e);

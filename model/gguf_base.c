@@ -6,6 +6,8 @@
 
 /* ---- the config ---- */
 
+enum { LAYERS_MOST = 1000 }; /* before anything is made for each */
+
 typedef struct Key {
     char text[160];
 } Key;
@@ -51,6 +53,15 @@ int gguf_config_keys(json_t *config, const Gguf *g, const GgufConfigKey *keys, s
 
 int gguf_config_real(const Gguf *g, const char *key, double *out, Err *e) {
     return gguf_get_real(g, full_key(g, key).text, out, e);
+}
+
+int gguf_config_layers(json_t *config, const Gguf *g, int *n_layers, Err *e) {
+    Key key = full_key(g, "block_count");
+    int64_t n = 0;
+    TRY(must_have(g, key.text, e));
+    TRY(gguf_get_int(g, key.text, 1, LAYERS_MOST, &n, e));
+    *n_layers = (int)n;
+    return json_object_set_new(config, "num_hidden_layers", json_integer(n));
 }
 
 int gguf_config_per_layer(const Gguf *g, const char *name, int n_layers, int64_t *out, Err *e) {

@@ -23,6 +23,9 @@ typedef struct GgufConfigKey {
 } GgufConfigKey;
 int gguf_config_keys(json_t *config, const Gguf *g, const GgufConfigKey *keys, size_t n, Err *e);
 
+/* "num_hidden_layers". */
+int gguf_config_layers(json_t *config, const Gguf *g, int *n_layers, Err *e);
+
 /* One whole number (from 0 on) per layer: GGUF's list, or its one number again and again; an error
  * where the key is missing. */
 int gguf_config_per_layer(const Gguf *g, const char *key, int n_layers, int64_t *out, Err *e);

@@ -131,7 +131,29 @@ def keys(w, spec, config):
     (gemma3_keys if spec.get("family") == "gemma3_text" else gemma4_keys)(w, c, text)
 
 
+PIECES = ["<pad>", "<eos>", "<bos>", "<unk>", "<turn>", "<end_of_turn>"]
+TEMPLATE = ("{{ bos_token }}{% for m in messages %}<turn>{{ m['content'] }}<end_of_turn>{% endfor %}"
+            "{% if add_generation_prompt %}<turn>{% endif %}")
+
+
+def tokenizer(w, n):
+    """Letters, and some pairs of them: enough for a text to become ids and ids a text."""
+    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)] + ["\u2581", ".", ",", "'", "\n"]
+    pairs = [a + b for a, b in zip("thereanonsthinesateritouorhandesng" * 3, "hereandonsthinesateritouorhandesngx" * 3)]
+    pieces = list(dict.fromkeys(PIECES + letters + pairs))[:n]
+    pieces += [f"[PAD{i}]" for i in range(len(pieces), n)]
+    w.add_tokenizer_model("llama")
+    w.add_token_list(pieces)
+    w.add_token_scores([-float(i) for i in range(n)])
+    w.add_token_types([2 if p == "<unk>" else 3 if p in PIECES else 5 if p[1:4] == "PAD" else 1
+                       for p in pieces])
+    w.add_unk_token_id(3)
+    w.add_add_space_prefix(False)
+    w.add_chat_template(TEMPLATE)
+
+
 def gemma3_keys(w, c, config):
+    tokenizer(w, c["vocab_size"])
     w.add_rope_freq_base(c["rope_theta"])
     w.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
     w.add_rope_scaling_factor(c["rope_scaling"]["factor"])
