@@ -25,13 +25,51 @@ static int depth_of(const char *text, size_t n) {
     return deepest;
 }
 
+/* The whole number of len digits, in place, as a fraction of 17 digits and an exponent. */
+static void shorten_digits(char *digits, size_t len) {
+    enum { KEPT = 17 }; /* what a double holds */
+    size_t exponent = len - KEPT;
+    digits[KEPT] = 'e';
+    for (size_t i = len - 1; i > KEPT; i--, exponent /= 10) digits[i] = (char)('0' + exponent % 10);
+}
+
+/* Whole numbers beyond 64 bits become fractions: Transformers writes 10^30 for "no limit". */
+static void shorten_integers(char *text, size_t n) {
+    static const char LARGEST[] = "9223372036854775807";
+    const size_t most = sizeof LARGEST - 1;
+    bool quoted = false;
+    for (size_t i = 0; i < n; i++) {
+        if (text[i] == '"') quoted = !quoted;
+        if (quoted && text[i] == '\\') i++;
+        if (quoted || !strchr("0123456789", text[i]) || !text[i]) continue;
+        size_t from = i, digits = 0;
+        while (i + 1 < n && text[i + 1] && strchr("0123456789.eE+-", text[i + 1])) i++;
+        while (digits <= i - from && text[from + digits] >= '0' && text[from + digits] <= '9')
+            digits++;
+        bool whole = digits == i - from + 1;
+        if (whole && (digits > most || (digits == most && memcmp(text + from, LARGEST, most) > 0)))
+            shorten_digits(text + from, digits);
+    }
+}
+
+static json_t *parse(const char *text, size_t n, json_error_t *fault) {
+    json_t *json = json_loadb(text, n, JSON_ALLOW_NUL, fault);
+    if (json || json_error_code(fault) != json_error_numeric_overflow) return json;
+    json_error_t ignored; /* its columns are of the changed text */
+    char *changed = memcpy(mem_alloc(n), text, n);
+    shorten_integers(changed, n);
+    json = json_loadb(changed, n, JSON_ALLOW_NUL, &ignored);
+    mem_free(changed);
+    return json;
+}
+
 int json_read_text(json_t **out, const char *text, size_t n, const char *name, Err *e) {
     *out = NULL;
     if (n == 0) return err_set(e, "%s: is empty, expected JSON", name);
     if (depth_of(text, n) > JSON_DEPTH_MAX)
         return err_set(e, "%s: JSON nested deeper than %d levels", name, JSON_DEPTH_MAX);
     json_error_t fault;
-    *out = json_loadb(text, n, JSON_ALLOW_NUL, &fault);
+    *out = parse(text, n, &fault);
     if (*out) return 0;
     if (!memchr(text, '\n', n))
         return err_set(e, "%s: not valid JSON at column %d: %s", name, fault.column, fault.text);

@@ -11,7 +11,7 @@
 enum { JSON_DEPTH_MAX = 256 };
 
 /* An object or array out of a file, or out of text; name is what the sentence calls the text. The
- * caller owns *out (json_decref). */
+ * caller owns *out (json_decref). A whole number beyond 64 bits is read as a fraction. */
 int json_read_file(json_t **out, const char *path, Err *e);
 int json_read_text(json_t **out, const char *text, size_t n, const char *name, Err *e);
 
