@@ -92,7 +92,7 @@ static int compile_own(Chat *c, const char *dir, const json_t *config, Err *e) {
     return err_set(e,
                    "%s has neither chat_template.jinja nor a chat_template in "
                    "tokenizer_config.json; give chat_template: FILE.jinja, or a name such as "
-                   "gemma4 or chatml",
+                   "gemma4, chatml or plain",
                    dir);
 }
 
@@ -108,7 +108,7 @@ static int compile_named(Chat *c, const char *name, Err *e) {
     }
     return err_set(e,
                    "chat_template: '%s' is not in configs/templates/; give 'auto', a path to a "
-                   ".jinja file, or gemma4 or chatml",
+                   ".jinja file, or gemma4, chatml or plain",
                    name);
 }
 

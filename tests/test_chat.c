@@ -134,6 +134,18 @@ static void test_chatml(void **state) {
     check_spans("chatml", THINKING_UNSET, "assistant", "[{\"role\": 1}]", "messages[0].role", true);
 }
 
+static void test_plain(void **state) {
+    (void)state;
+    check_spans("plain", THINKING_UNSET, "assistant",
+                "[" SYSTEM("Be brief.") "," USER("a") "," ASSISTANT("b\\n") "," USER(
+                    "Assistant") "," ASSISTANT("") "]",
+                "<bos>### System\nBe brief.\n### User\na\n### Assistant\n[[b\n||<eos>]]\n"
+                "### User\nAssistant\n### Assistant\n[[||<eos>]]\n",
+                false);
+    check_spans("plain", THINKING_UNSET, "assistant", "[{\"role\": \"tool\", \"content\": \"x\"}]",
+                "takes no tool calls", true);
+}
+
 /* Templates that do not only append. */
 static void test_rewriting(void **state) {
     static const char TWO[] = "[" USER("a") "," ASSISTANT("b") "," USER("c") "," ASSISTANT("d") "]";
@@ -378,8 +390,9 @@ static int tear_down(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_gemma4),          cmocka_unit_test(test_chatml),
-        cmocka_unit_test(test_rewriting),       cmocka_unit_test(test_opening),
-        cmocka_unit_test(test_published_texts), cmocka_unit_test(test_published_masks),
+        cmocka_unit_test(test_plain),           cmocka_unit_test(test_rewriting),
+        cmocka_unit_test(test_opening),         cmocka_unit_test(test_published_texts),
+        cmocka_unit_test(test_published_masks),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
