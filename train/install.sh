@@ -1,6 +1,6 @@
 # install.sh - sourced by the scripts that build: installs the Debian packages the build needs,
-# where they are missing (with sudo where that is needed and there).
-packages="cmake make gcc pkg-config libopenblas-dev libhdf5-dev libyaml-dev libjansson-dev libpcre2-dev libutf8proc-dev libcmocka-dev"
+# where they are missing (with sudo where that is needed and there), and those named in $also.
+packages="cmake make gcc pkg-config libopenblas-dev libhdf5-dev libyaml-dev libjansson-dev libpcre2-dev libutf8proc-dev libcmocka-dev ${also:-}"
 missing=""
 for p in $packages; do
     dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q "install ok installed" || missing="$missing $p"

@@ -12,24 +12,7 @@ heldout=configs/quickstart/heldout.jsonl
 out=out/quickstart
 adapter=$out/adapter
 shown="20 9 16 35 63 45" # rows of heldout.jsonl to print: the first 32 are common words, then words that no training row has
-if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then bold=$(printf '\033[1m') green=$(printf '\033[32m') plain=$(printf '\033[0m'); else bold='' green='' plain=''; fi
-
-title() { printf '\n%s%s%s\n' "$bold" "$1" "$plain"; }
-
-# quietly NAME COMMAND...: its output goes to $out/NAME.log, and is shown only when it fails.
-quietly() {
-    log=$out/$1.log
-    shift
-    "$@" > "$log" 2>&1 && return 0
-    echo
-    cat "$log"
-    echo "quickstart: this failed: $*"
-    exit 1
-}
-
-build() {
-    cmake -S . -B build -DCMAKE_BUILD_TYPE=Release && cmake --build build -j "$(nproc)" --target moesmith
-}
+. train/show.sh
 
 # measure NAME [FLAGS...]: the held-out loss, the answers and the load of the experts, as $out/NAME.*
 measure() {
@@ -40,8 +23,6 @@ measure() {
         --output "$out/$name.jsonl" --overwrite "$@"
     quietly "$name-routes" build/moesmith routes $config --datasets $heldout --output "$out/$name.h5" --overwrite --json "$@"
 }
-
-loss() { sed -n 's/^loss \([0-9]*\.[0-9][0-9][0-9]\).*/\1/p' "$out/$1-loss.log"; }
 
 # Requests and answers: those of the rows in $shown, or of the rows that are missed still, or the share of exact answers.
 answers() {
@@ -97,9 +78,7 @@ experts() {
 }
 
 mkdir -p $out
-printf 'building (up to a minute) ... '
-quietly build build
-echo "done, $(($(date +%s) - began)) s"
+build_moesmith
 printf 'asking the base model 64 held-out requests ... '
 measure before
 echo "done"
