@@ -63,6 +63,7 @@ BLOCK_DTYPES(X)
     }
 ENCODER(q8_0, 34)
 ENCODER(q4_0, 18)
+ENCODER(mxfp4_gguf, 17)
 
 #define X(name, bytes, tail, turned)                                                               \
     static const PackedFormat packed_##name = {bytes, tail, turned, name##_pack, name##_open};

@@ -26,7 +26,7 @@
     X(q4_k, 256, 144, "Q4_K", 12, NULL)                                                            \
     X(q5_k, 256, 176, "Q5_K", 13, NULL)                                                            \
     X(q6_k, 256, 210, "Q6_K", 14, NULL)                                                            \
-    X(mxfp4_gguf, 32, 17, "MXFP4", 39, NULL)
+    X(mxfp4_gguf, 32, 17, "MXFP4", 39, mxfp4_gguf_rows_from_f32)
 
 /* Packed formats hold frozen weights, in the one layout that the kernels read forward and backward.
  * A matrix (rows, cols) is cut into panels of PANEL_ROWS rows, a panel into blocks of BLOCK_COLS

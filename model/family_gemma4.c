@@ -6,6 +6,7 @@
 #include "decoder.h"
 #include "family_config.h"
 #include "gguf_base.h"
+#include "gguf_out.h"
 
 #define L(field) offsetof(Layer, field)
 #define M(field) offsetof(Model, field)
@@ -320,5 +321,6 @@ static int config_from_gguf(json_t *config, const Gguf *g, Err *e) {
     return gguf_rope(config, g, e);
 }
 
-const Family family_gemma4 = {
-    "gemma4", 30, knows, dims, layer_rows, model_rows, ignored, decoder_hidden, config_from_gguf};
+const Family family_gemma4 = {"gemma4",         30,          knows,   dims,
+                              layer_rows,       model_rows,  ignored, decoder_hidden,
+                              config_from_gguf, &gguf_gemma4};

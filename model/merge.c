@@ -60,7 +60,7 @@ static const Site *site_of_view(const Model *m, const char *name) {
     return s;
 }
 
-static bool site_changed(const Site *s) {
+bool site_changed(const Site *s) {
     return (*s->slot)->data != s->base->data || (s->linear && s->linear->a);
 }
 

@@ -224,6 +224,7 @@ struct Family {
     /* Puts into an empty config what a config.json of the model in a GGUF file of the architecture
      * `name` would say (gguf_base.h has the tools); dims reads it. */
     int (*config_from_gguf)(json_t *config, const Gguf *g, Err *e);
+    const struct GgufForm *gguf; /* how it is written as GGUF (gguf_out.h); NULL: it is not */
 };
 Tensor *linear_forward(Model *m, Tape *t, const Linear *l, Tensor *x);
 Tensor *router_forward(Model *m, Tape *t, const Linear *l, Tensor *x); /* always in float32 */

@@ -3,6 +3,8 @@
 #include <string.h>
 #include "../data/base_file.h"
 #include "../data/files.h"
+#include "../model/gguf_lora.h"
+#include "../model/gguf_out.h"
 #include "progress.h"
 #include "session.h"
 #include "verbs.h"
@@ -18,10 +20,54 @@ static int export_merged(const Config *cfg, Session *s, const char *dir, Err *e)
     return model_write_merged(dir, s->model, dtype_find(cfg->save_dtype), e);
 }
 
+static int export_gguf(const Config *cfg, Session *s, const char *path, Err *e) {
+    GgufNotes notes;
+    TRY(model_write_gguf(path, s->model, gguf_find_dtype(cfg->gguf_type), &notes, e));
+    if (notes.tokenizer.none)
+        progress_say(NULL, "%s has no tokenizer.json: the file takes and gives token ids only",
+                     cfg->base_model);
+    if (notes.tokenizer.across_newline)
+        progress_say(NULL,
+                     "%d pieces of the vocabulary join a newline with something else: llama.cpp "
+                     "never makes these",
+                     notes.tokenizer.across_newline);
+    if (notes.as_bf16)
+        progress_say(NULL, "%d tensors are bf16: their rows are no whole blocks of %s",
+                     notes.as_bf16, cfg->gguf_type);
+    return 0;
+}
+
+static int export_gguf_lora(const Config *cfg, Session *s, const char *path, Err *e) {
+    const char *base = cfg->base_gguf;
+    if (!s->has_adapter)
+        return err_set(e, "export --format gguf-lora: name the adapter with --lora_model_dir");
+    if (!base && text_ends_with(cfg->base_model, ".gguf")) base = cfg->base_model;
+    if (!base)
+        return err_set(e, "export --format gguf-lora: name the GGUF file that it is to be loaded "
+                          "beside with --base_gguf FILE.gguf");
+    return model_write_gguf_lora(path, s->model, &s->plan, base, e);
+}
+
+typedef enum Form { DIRECTORY, ONE_FILE } Form;
 static const struct {
     const char *name;
-    int (*write)(const Config *cfg, Session *s, const char *dir, Err *e);
-} formats[] = {{"peft", export_peft}, {"merged", export_merged}};
+    Form form;
+    bool merges; /* into the base's weights */
+    int (*write)(const Config *cfg, Session *s, const char *path, Err *e);
+} formats[] = {{"peft", DIRECTORY, false, export_peft},
+               {"merged", DIRECTORY, true, export_merged},
+               {"gguf", ONE_FILE, true, export_gguf},
+               {"gguf-lora", ONE_FILE, false, export_gguf_lora}};
+
+/* Into a directory beside output, which is then renamed; a file's writer does that itself. */
+static int write_form(size_t f, const Config *cfg, Session *s, Err *e) {
+    DirOut out;
+    if (formats[f].form == ONE_FILE) return formats[f].write(cfg, s, cfg->output, e);
+    TRY(files_dir_begin(&out, cfg->output, e));
+    int bad = formats[f].write(cfg, s, out.temp, e) || files_dir_commit(&out, e) ? -1 : 0;
+    if (bad) files_dir_abort(&out);
+    return bad;
+}
 
 static bool is_packed(const Model *m) {
     for (int i = 0; i < m->n_sites; i++)
@@ -65,13 +111,8 @@ int verb_export(const Config *cfg, json_t *result, Err *e) {
     TRY(output_check(cfg, e));
     int bad = open_to_export(&s, cfg, e);
     if (bad) return bad;
-    DirOut out;
-    bad = files_dir_begin(&out, cfg->output, e);
-    if (!bad) {
-        bad = formats[f].write(cfg, &s, out.temp, e) || files_dir_commit(&out, e) ? -1 : 0;
-        if (bad) files_dir_abort(&out);
-    }
-    if (!bad && formats[f].write == export_merged) tell_merged_into(cfg, s.model, result);
+    bad = write_form(f, cfg, &s, e);
+    if (!bad && formats[f].merges) tell_merged_into(cfg, s.model, result);
     session_close(&s);
     if (bad) return -1;
     json_object_set_new(result, "output", json_string(cfg->output));

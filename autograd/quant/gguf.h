@@ -107,4 +107,29 @@ SIMD_INLINE void q4_0_encode(const float *x, uint8_t *block) {
         block[2 + i] = (uint8_t)((low < 15 ? low : 15) | (up < 15 ? up : 15) << 4);
     }
 }
+
+/* E2M1 code: to the nearest, ties to the smaller magnitude, the largest beyond it; a: in units of
+ * half of the block's scale. */
+SIMD_INLINE int e2m1_half_code(float x) {
+    float a = x < 0 ? -x : x;
+    int code = (a > 0.5f) + (a > 1.5f) + (a > 2.5f) + (a > 3.5f) + (a > 5) + (a > 7) + (a > 10);
+    return x < 0 && code ? code + 8 : code;
+}
+
+/* d = the power of two of the largest magnitude, less E2M1's own largest (2^2). */
+SIMD_INLINE void mxfp4_gguf_encode(const float *x, uint8_t *block) {
+    float most = 0;
+    for (int i = 0; i < PART; i++) {
+        float a = bits_to_f32(f32_to_bits(x[i]) & 0x7fffffff);
+        most = a > most ? a : most;
+    }
+    int e = (int)(f32_to_bits(most) >> 23) - 2;
+    e = e > 0 ? e : 0;
+    /* twice the inverse: 2^(128 - e), of which float32 has no 2^128 */
+    float inverse = e ? bits_to_f32((uint32_t)(255 - e) << 23) : 0x1p127f;
+    block[0] = (uint8_t)e;
+    for (int i = 0; i < PART / 2; i++)
+        block[1 + i] = (uint8_t)(e2m1_half_code(x[i] * inverse) |
+                                 e2m1_half_code(x[16 + i] * inverse) << 4);
+}
 #endif

@@ -1,0 +1,49 @@
+"""Transformers and PEFT: the logits and greedy text of a checkpoint, with or without an adapter."""
+import numpy as np
+import torch
+import transformers
+from peft import PeftModel
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+
+def load(model, adapter=None):
+    """In float32, the plain way: eager attention, eager experts."""
+    config = transformers.AutoConfig.from_pretrained(model)
+    config._attn_implementation = config._experts_implementation = "eager"
+    m = transformers.AutoModelForCausalLM.from_pretrained(
+        model, config=config, dtype=torch.float32, attn_implementation="eager")
+    return (PeftModel.from_pretrained(m, adapter) if adapter else m).eval()
+
+
+@torch.no_grad()
+def logits(m, rows):
+    out = [m(input_ids=torch.tensor([r]), use_cache=False).logits[0].float() for r in rows]
+    return torch.cat(out).numpy()
+
+
+def greedy(m, prompts, n, ends):
+    out = []
+    for ids in prompts:
+        new = []
+        for _ in range(n):
+            new.append(int(np.argmax(logits(m, [ids + new])[-1])))
+            if new[-1] in ends:
+                break
+        out.append(new)
+    return out
+
+
+def half_gelu(x):
+    """ggml's: a table over half-precision inputs of half-precision values."""
+    half = x.half().float()
+    y = torch.nn.functional.gelu(half, approximate="tanh").half().float()
+    return torch.where(x <= -10, torch.zeros_like(x), torch.where(x >= 10, x, y))
+
+
+def use_half_gelu(m):
+    for part in m.modules():
+        if "gelu" in type(part).__name__.lower():
+            part.forward = half_gelu
+    return m
