@@ -4,6 +4,7 @@
 #include "gguf_lora.h"
 #include <string.h>
 #include "../autograd/weight.h"
+#include "../data/gguf.h"
 #include "gguf_out.h"
 #include "merge.h"
 
@@ -19,8 +20,7 @@ typedef struct Pair {
 
 typedef struct LoraFile {
     const Model *m;
-    Weights *base;
-    const char *path; /* of base */
+    Gguf *base;
     GgufOut file;
     Pair **pair; /* each on the heap: the file's tensors refer to them */
     int n;
@@ -34,7 +34,7 @@ static void lora_free(LoraFile *x) {
     }
     mem_free(x->pair);
     gguf_file_free(&x->file);
-    weights_close(x->base);
+    gguf_close(x->base);
 }
 
 /* ---- values ---- */
@@ -90,9 +90,9 @@ static Pair *add_pair(LoraFile *x, const char *weight, Pair pair) {
 /* ---- the base file ---- */
 
 /* Its weight of this name, with the shape that it must have; NULL with a sentence. */
-static const WeightView *base_weight(LoraFile *x, const char *name, int n_dim, const int64_t *dim,
-                                     Err *e) {
-    const WeightView *v = weights_find(x->base, name);
+static const GgufEntry *base_weight(LoraFile *x, const char *name, int n_dim, const int64_t *dim,
+                                    Err *e) {
+    const GgufEntry *v = gguf_find_entry(x->base, name);
     bool same = v && v->n_dim == n_dim;
     for (int i = 0; i < n_dim && same; i++) same = v->dim[i] == dim[i];
     if (same) return v;
@@ -102,17 +102,20 @@ static const WeightView *base_weight(LoraFile *x, const char *name, int n_dim, c
             "that model in base_gguf"
           : "%s: tensor %s is missing, which the adapter changes; name the GGUF file of the "
             "adapter's model in base_gguf, or export --format gguf",
-        x->path, name);
+        x->base->file, name);
     return NULL;
 }
 
-/* Its values; on the heap. */
-static float *base_values(const WeightView *v) {
-    Tensor t = {.dtype = v->dtype, .n_dim = v->n_dim, .data = (void *)(uintptr_t)v->data};
-    memcpy(t.dim, v->dim, sizeof t.dim);
+/* Its values; on the heap. A file may align its tensors to less than their type asks for. */
+static float *base_values(const LoraFile *x, const GgufEntry *v) {
+    void *stored = mem_alloc((size_t)v->bytes);
+    memcpy(stored, gguf_entry_data(x->base, v), (size_t)v->bytes);
+    Tensor t = {.dtype = v->dtype, .n_dim = v->n_dim, .data = stored};
+    memcpy(t.dim, v->dim, sizeof v->dim);
     int64_t n = tensor_numel(&t);
     float *out = mem_alloc(sizeof *out * (size_t)n);
     weight_values(&t, 0, n, out);
+    mem_free(stored);
     return out;
 }
 
@@ -147,7 +150,7 @@ static int add_part(LoraFile *x, const Site *s, const char *tail, int64_t row, i
 /* Gate and up stand in one tensor, or in two. */
 static int add_experts_in(LoraFile *x, const Site *s, Err *e) {
     int64_t F = x->m->dims.expert_width;
-    if (weights_find(x->base, layer_name(s->layer, "ffn_gate_exps.weight").text)) {
+    if (gguf_find_entry(x->base, layer_name(s->layer, "ffn_gate_exps.weight").text)) {
         TRY(add_part(x, s, "ffn_gate_exps.weight", 0, F, e));
         return add_part(x, s, "ffn_up_exps.weight", F, F, e);
     }
@@ -158,10 +161,10 @@ static int add_experts_out(LoraFile *x, const Site *s, Err *e) {
     GgufName scale = layer_name(s->layer, "ffn_down_exps.scale");
     int64_t E = x->m->dims.n_experts;
     TRY(add_part(x, s, s->row->gguf, 0, x->m->dims.width, e));
-    if (!weights_find(x->base, scale.text)) return 0;
-    const WeightView *v = base_weight(x, scale.text, 1, &E, e);
+    if (!gguf_find_entry(x->base, scale.text)) return 0;
+    const GgufEntry *v = base_weight(x, scale.text, 1, &E, e);
     if (!v) return -1;
-    x->pair[x->n - 1]->expert_scale = base_values(v);
+    x->pair[x->n - 1]->expert_scale = base_values(x, v);
     return 0;
 }
 
@@ -172,7 +175,7 @@ static int add_keys(LoraFile *x, const Site *s, Err *e) {
     site_dims(x->m, s, dim);
     TRY(add_part(x, s, s->row->gguf, 0, dim[0], e));
     bool twice = x->m->layer[s->layer].d.k_eq_v &&
-                 weights_find(x->base, layer_name(s->layer, "attn_v.weight").text);
+                 gguf_find_entry(x->base, layer_name(s->layer, "attn_v.weight").text);
     return twice ? add_part(x, s, "attn_v.weight", 0, dim[0], e) : 0;
 }
 
@@ -205,11 +208,11 @@ static int add_whole_router(LoraFile *x, const Site *s, Err *e) {
     int64_t E = x->m->dims.n_experts, D = x->m->dims.width;
     GgufName proj = layer_name(s->layer, s->row->gguf),
              scale = layer_name(s->layer, "ffn_gate_inp.scale");
-    const WeightView *w = base_weight(x, proj.text, 2, (int64_t[]){E, D}, e),
-                     *u = w ? base_weight(x, scale.text, 1, &D, e) : NULL;
+    const GgufEntry *w = base_weight(x, proj.text, 2, (int64_t[]){E, D}, e),
+                    *u = w ? base_weight(x, scale.text, 1, &D, e) : NULL;
     if (!u) return -1;
-    float *delta = mem_alloc(sizeof *delta * (size_t)(E * D)), *was = base_values(w),
-          *by = base_values(u);
+    float *delta = mem_alloc(sizeof *delta * (size_t)(E * D)), *was = base_values(x, w),
+          *by = base_values(x, u);
     site_values(s, 0, E * D, delta);
     int bad = 0;
     for (int64_t i = 0; i < E * D && !bad; i++) {
@@ -224,7 +227,7 @@ static int add_whole_router(LoraFile *x, const Site *s, Err *e) {
         return err_set(e,
                        "%s: %s has a zero where the adapter's router.scale has none, which no "
                        "adapter can express; export --format gguf",
-                       x->path, scale.text);
+                       x->base->file, scale.text);
     }
     add_pair(x, proj.text, (Pair){.O = E, .I = D, .R = E, .delta = delta});
     return 0;
@@ -283,17 +286,28 @@ static int add_all(LoraFile *x, const Plan *plan, Err *e) {
     return err_set(e, "export --format gguf-lora: the adapter changes nothing");
 }
 
+static int check_architecture(const LoraFile *x, Err *e) {
+    const char *want = x->m->family->gguf->architecture, *is = "";
+    size_t n = 0;
+    TRY(gguf_get_text(x->base, "general.architecture", &is, &n, e));
+    if (n == strlen(want) && !memcmp(is, want, n)) return 0;
+    return err_set(e,
+                   "%s is a file of the architecture \"%.*s\", the adapter's model is of %s; "
+                   "name the GGUF file of that model in base_gguf",
+                   x->base->file, n < 64 ? (int)n : 64, is, want);
+}
+
 int model_write_gguf_lora(const char *path, const Model *m, const Plan *plan, const char *base,
                           Err *e) {
-    LoraFile x = {.m = m, .path = base};
+    LoraFile x = {.m = m};
     if (!m->family->gguf)
         return err_set(e,
                        "export --format gguf-lora: models of the family %s have no names in GGUF; "
                        "export --format peft",
                        m->family->name);
-    TRY(weights_open(&x.base, base, e));
-    int bad = add_all(&x, plan, e);
+    TRY(gguf_open(&x.base, base, e));
+    int bad = check_architecture(&x, e) || add_all(&x, plan, e);
     if (!bad) bad = gguf_write(path, &x.file, e);
     lora_free(&x);
-    return bad;
+    return bad ? -1 : 0;
 }

@@ -1,0 +1,52 @@
+#!/bin/sh
+# cross.sh - not one of the default tests: loads what this program writes with the engines it is
+# written for, Transformers + PEFT and llama.cpp, and prints what came of it. They are installed
+# into a virtual environment of their own, build-cross/, on the first run (llama.cpp is built from
+# its source archive: a quarter of an hour on two cores); where that cannot be, nothing is claimed.
+#
+#     sh tests/cross.sh                        the golden models
+#     MOESMITH_ORACLE=DIR sh tests/cross.sh    and a folder of larger ones
+#
+# MOESMITH names the program (build/moesmith), CROSS_PYTHON a Python that has all packages already.
+cd "$(dirname "$0")/.." || exit 2
+: "${MOESMITH:=build/moesmith}" "${CROSS_PYTHON:=}"
+[ -x "$MOESMITH" ] || { echo "no program to test: $MOESMITH; build it first"; exit 2; }
+work=build-cross
+packages="numpy h5py safetensors torch transformers peft llama-cpp-python"
+mkdir -p "$work" || exit 2
+
+has_all() { "$1" -c 'import h5py, llama_cpp, numpy, peft, safetensors, torch, transformers' 2> /dev/null; }
+
+if [ -z "$CROSS_PYTHON" ]; then
+    CROSS_PYTHON=$work/venv/bin/python
+    if ! has_all "$CROSS_PYTHON"; then
+        echo "installing into $work/venv: $packages"
+        # shellcheck disable=SC2086 -- one word a package
+        { python3 -m venv "$work/venv" &&
+            CMAKE_ARGS="-DGGML_NATIVE=ON" "$CROSS_PYTHON" -m pip install $packages; } > "$work/install.log" 2>&1
+    fi
+fi
+if ! has_all "$CROSS_PYTHON"; then
+    tail -n 3 "$work/install.log" 2> /dev/null
+    echo "Transformers, PEFT or llama.cpp could not be installed (see $work/install.log): nothing was checked, nothing is claimed"
+    exit 0
+fi
+
+golden=tests/golden
+set -- --tokenizer "$golden/tokenizer/byte_fallback.json" "$golden/tokenizer/byte_fallback.jsonl"
+models="$golden/models/moe $golden/models/dense $golden/models/ple $golden/models/gemma3"
+if [ -n "${MOESMITH_ORACLE:-}" ]; then
+    for t in gemma-4 tiny-gemma; do
+        t=$MOESMITH_ORACLE/tokenizers/$t
+        [ -d "$t" ] && set -- "$@" --tokenizer "$t/tokenizer.json" "$t/cases.jsonl"
+    done
+    for m in "$MOESMITH_ORACLE"/gemma4-*; do
+        [ -d "$m/adapter" ] && models="$models $m"
+    done
+fi
+"$CROSS_PYTHON" -c 'import llama_cpp, peft, torch, transformers
+print("Transformers", transformers.__version__, "PEFT", peft.__version__, "torch", torch.__version__,
+      "llama-cpp-python", llama_cpp.__version__, flush=True)'
+# shellcheck disable=SC2086 -- one word a model
+HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error "$CROSS_PYTHON" -W ignore tests/cross/cross.py \
+    --moesmith "$MOESMITH" --work "$work/files" "$@" $models
