@@ -4,13 +4,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "gguf_side.h"
 #include "side_files.h"
 #include "tokenizer_read.h"
 
 #define KEY "tokenizer.ggml."
-
-/* tokenizer.ggml.token_type */
-enum { NORMAL = 1, UNKNOWN = 2, CONTROL = 3, USER_DEFINED = 4, UNUSED = 5, BYTE = 6 };
 
 /* Of pieces that no merge makes: never looked at. */
 static const float NO_SCORE = -1000;
@@ -99,7 +97,9 @@ static int take_vocabulary(Pieces *p, Err *e) {
     for (int32_t id = 0; id < p->bpe.vocab.n; id++) {
         size_t n;
         const char *text = vocab_piece(&p->bpe.vocab, id, &n);
-        if (text) TRY(set_token(p, id, text, n, is_byte_piece(text, n) ? BYTE : NORMAL, e));
+        if (text)
+            TRY(set_token(p, id, text, n,
+                          is_byte_piece(text, n) ? GGUF_TOKEN_BYTE : GGUF_TOKEN_NORMAL, e));
     }
     return 0;
 }
@@ -112,8 +112,8 @@ static int take_added(Pieces *p, GgufMerging merging, Err *e) {
         const char *text = text_at(each, "content");
         int64_t id = json_integer_value(json_object_get(each, "id"));
         bool special = json_is_true(json_object_get(each, "special"));
-        int32_t type = special && !is_shown(text) ? CONTROL : USER_DEFINED;
-        if (merging == GGUF_BY_SCORES && !strcmp(text, unknown)) type = UNKNOWN;
+        int32_t type = special && !is_shown(text) ? GGUF_TOKEN_CONTROL : GGUF_TOKEN_USER_DEFINED;
+        if (merging == GGUF_BY_SCORES && !strcmp(text, unknown)) type = GGUF_TOKEN_UNKNOWN;
         if (id < 0) return err_set(e, "%s: added token \"%.100s\" has no id", p->name, text);
         TRY(set_token(p, id, text, json_string_length(json_object_get(each, "content")), type, e));
     }
@@ -194,7 +194,7 @@ static void add_tokens(GgufOut *g, const Pieces *p) {
         char filler[32];
         int length = snprintf(filler, sizeof filler, "[PAD%zu]", i);
         score[i] = t->text ? t->score : NO_SCORE;
-        type[i] = t->text ? t->type : UNUSED;
+        type[i] = t->text ? t->type : GGUF_TOKEN_UNUSED;
         gguf_add_next(g, t->text ? t->text : filler, t->text ? t->n : (size_t)length);
     }
     gguf_add_f32s(g, KEY "scores", score, n);
@@ -295,12 +295,25 @@ static int add_all(GgufOut *g, Pieces *p, const char *model, GgufMerging merging
     return bad;
 }
 
+/* A GGUF file's own stays as it is. */
+static int copy_tokenizer(GgufOut *g, const char *path, Err *e) {
+    static const char start[] = "tokenizer.";
+    Gguf *from;
+    TRY(gguf_open(&from, path, e));
+    for (int i = 0; i < from->n_values; i++) {
+        const GgufValue *v = &from->value[i];
+        if (!strncmp(v->key, start, sizeof start - 1)) gguf_add_copy(g, v);
+    }
+    gguf_close(from);
+    return 0;
+}
+
 /* Pieces with newlines and something else. */
 static int across_newline(const Pieces *p) {
     int n = 0;
     for (int64_t i = 0; i < p->n; i++) {
         const Token *t = &p->token[i];
-        if (t->type != NORMAL) continue;
+        if (t->type != GGUF_TOKEN_NORMAL) continue;
         bool newline = false, other = false;
         for (size_t k = 0; k < t->n; k++) *(t->text[k] == '\n' ? &newline : &other) = true;
         n += newline && other;
@@ -310,7 +323,9 @@ static int across_newline(const Pieces *p) {
 
 int gguf_add_tokenizer(GgufOut *g, const char *model, GgufMerging merging, int64_t vocab,
                        GgufTokenizerNotes *notes, Err *e) {
-    *notes = (GgufTokenizerNotes){.none = !side_files_has(model, "tokenizer.json")};
+    bool is_gguf = gguf_claims(model);
+    *notes = (GgufTokenizerNotes){.none = !is_gguf && !side_files_has(model, "tokenizer.json")};
+    if (is_gguf) return copy_tokenizer(g, model, e);
     if (notes->none) {
         gguf_add_text(g, KEY "model", "none", 4);
         return 0;

@@ -3,7 +3,6 @@
 #include <string.h>
 #include <strings.h>
 #include "files.h"
-#include "gguf.h"
 
 enum { VERSION = 3, ALIGN = 32, CHUNK = 1 << 18 };
 
@@ -86,6 +85,14 @@ void gguf_add_bools(GgufOut *g, const char *key, const bool *value, size_t n) {
 void gguf_add_texts(GgufOut *g, const char *key, size_t n) { put_array(g, key, GGUF_TEXT, n); }
 
 void gguf_add_next(GgufOut *g, const char *text, size_t n) { put_text(&g->keys, text, n); }
+
+void gguf_add_copy(GgufOut *g, const GgufValue *v) {
+    if (v->array)
+        put_array(g, v->key, v->type, (size_t)v->n);
+    else
+        put_key(g, v->key, v->type);
+    buf_add(&g->keys, v->at, (size_t)(v->end - v->at));
+}
 
 /* ---- tensors ---- */
 

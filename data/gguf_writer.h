@@ -4,7 +4,7 @@
  * written, some rows at a time. */
 #ifndef GGUF_WRITER_H
 #define GGUF_WRITER_H
-#include "weights.h"
+#include "gguf.h"
 
 enum { GGUF_NAME_MAX = 63 };
 
@@ -41,6 +41,8 @@ void gguf_add_bools(GgufOut *g, const char *key, const bool *value, size_t n);
 /* An array of n texts: follow it with n calls of gguf_add_next. */
 void gguf_add_texts(GgufOut *g, const char *key, size_t n);
 void gguf_add_next(GgufOut *g, const char *text, size_t n);
+/* A key of another file, whatever its value is. */
+void gguf_add_copy(GgufOut *g, const GgufValue *v);
 
 /* By the word that llama.cpp has for it, in small letters ("q8_0"); DT_COUNT where word is NULL or
  * none that can be written. */
