@@ -268,6 +268,10 @@ case='the disk is full: export'
 limited 100 export --base_model "$model" --format merged --output "$tmp/merged"
 judged 1 "$tmp/merged"
 absent "$tmp/merged"
+case='the disk is full: a GGUF file'
+limited 100 export --base_model "$model" --format gguf --output "$tmp/full.gguf"
+judged 1 'full.gguf'
+absent "$tmp/full.gguf"
 case='the disk is full: logits'
 limited 20 $(with logits --output "$tmp/l.h5")
 judged 1 'l.h5'
@@ -531,8 +535,27 @@ cmp -s "$tmp/peft/adapter_model.safetensors" "$tmp/trained/adapter_model.safeten
 works export --base_model "$model" --lora_model_dir "$tmp/trained" --format merged --output "$tmp/merged"
 works eval --base_model "$tmp/merged" --datasets "$rows" --datasets.0.type tokens --compute f32 --json
 is "$("$TOOL" json loss < "$tmp/out" | cut -c 1-7)" "$trained"
+case='GGUF files'
+works export --base_model "$model" --format gguf --output "$tmp/base.gguf"
+grep -q 'no tokenizer.json' "$tmp/err" || wrong "does not say that there is no tokenizer"
+[ "$(head -c 4 "$tmp/base.gguf")" = GGUF ] || wrong "not a GGUF file"
+works export --base_model "$model" --format gguf --gguf_type q8_0 --output "$tmp/small.gguf"
+grep -q 'no whole blocks of q8_0' "$tmp/err" || wrong "does not say what is not q8_0"
+refuses 1 'exists' export --base_model "$model" --format gguf --output "$tmp/base.gguf"
+refuses 2 'gguf_type.*q8_0' export --base_model "$model" --format gguf --gguf_type q9 --output "$tmp/e"
+works export --base_model "$model" --lora_model_dir "$tmp/trained" --format gguf --gguf_type f32 --output "$tmp/whole.gguf"
+works eval --base_model "$tmp/whole.gguf" --datasets "$rows" --datasets.0.type tokens --compute f32 --json
+is "$("$TOOL" json loss < "$tmp/out" | cut -c 1-7)" "$trained"
+works export --base_model "$model" --lora_model_dir "$tmp/trained" --format gguf-lora --base_gguf "$tmp/base.gguf" --output "$tmp/lora.gguf" --json
+works export --base_model "$tmp/base.gguf" --lora_model_dir "$tmp/trained" --format gguf-lora --output "$tmp/same.gguf"
+cmp -s "$tmp/lora.gguf" "$tmp/same.gguf" || wrong "the adapter depends on how its base is named"
+refuses 2 'base_gguf' export --base_model "$model" --lora_model_dir "$tmp/trained" --format gguf-lora --output "$tmp/e"
+refuses 1 'lora_model_dir' export --base_model "$model" --base_gguf "$tmp/base.gguf" --format gguf-lora --output "$tmp/e"
+refuses 1 'holds the input' export --base_model "$model" --lora_model_dir "$tmp/trained" --format gguf-lora --base_gguf "$tmp/base.gguf" --output "$tmp/base.gguf" --overwrite true
+head -c 3000 "$tmp/base.gguf" > "$tmp/torn.gguf"
+refuses 1 'torn.gguf' export --base_model "$model" --lora_model_dir "$tmp/trained" --format gguf-lora --base_gguf "$tmp/torn.gguf" --output "$tmp/e"
+absent "$tmp/e"
 case='an export no engine asked for'
-refuses 2 'format: gguf is not available' export --base_model "$model" --format gguf --output "$tmp/e"
 refuses 2 'format .*onnx.*peft' export --base_model "$model" --format onnx --output "$tmp/e"
 absent "$tmp/e"
 case='init and full training'

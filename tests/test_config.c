@@ -305,6 +305,15 @@ static void test_clashes_name_both_keys(void **state) {
     config_free(&l.cfg);
 }
 
+static void test_adapter_beside_a_gguf_file(void **state) {
+    (void)state;
+    assert_refused(NULL, "--format gguf-lora --base_model m", "gguf-lora", "base_gguf");
+    Loaded l = load_good(NULL, "--format gguf-lora --base_model m.gguf");
+    config_free(&l.cfg);
+    l = load_good(NULL, "--format gguf-lora --base_model m --base_gguf b.gguf");
+    config_free(&l.cfg);
+}
+
 static void test_not_yet(void **state) {
     (void)state;
     assert_refused(NULL, "--device cuda", "device: cuda", "not available");
@@ -315,7 +324,6 @@ static void test_not_yet(void **state) {
     assert_refused(NULL, "--router.balance sequence", "router.balance", "not available");
     assert_refused(NULL, "--experts.select hot", "experts.select", "not available");
     assert_refused(NULL, "--lr_scheduler wsd", "lr_scheduler", "not available");
-    assert_refused(NULL, "--gguf_type q4_k", "gguf_type", "not available");
     Loaded l = load_good(NULL, "--router.aux_loss_coef 0 --use_dora false");
     config_free(&l.cfg);
 }
@@ -438,6 +446,7 @@ int main(void) {
         cmocka_unit_test(test_other_trainers_words),
         cmocka_unit_test(test_refusals_name_line_and_key),
         cmocka_unit_test(test_clashes_name_both_keys),
+        cmocka_unit_test(test_adapter_beside_a_gguf_file),
         cmocka_unit_test(test_not_yet),
         cmocka_unit_test(test_base_quantization),
         cmocka_unit_test(test_written_yaml_reads_back),

@@ -94,8 +94,12 @@ static bool resume_and_overwrite(const Config *c) {
 static bool is_empty(const char *path) { return path && !*path; }
 static bool empty_path(const Config *c) {
     return is_empty(c->base_model) || is_empty(c->output_dir) || is_empty(c->output) ||
-           is_empty(c->lora_model_dir) || is_empty(c->resume_from_checkpoint) ||
-           is_empty(c->base_cache);
+           is_empty(c->lora_model_dir) || is_empty(c->base_gguf) ||
+           is_empty(c->resume_from_checkpoint) || is_empty(c->base_cache);
+}
+static bool lora_beside_nothing(const Config *c) {
+    bool base_is_gguf = c->base_model && text_ends_with(c->base_model, ".gguf");
+    return c->format && !strcmp(c->format, "gguf-lora") && !c->base_gguf && !base_is_gguf;
 }
 static bool prompt_twice(const Config *c) { return c->prompt && c->prompts; }
 
@@ -103,9 +107,9 @@ static const struct {
     bool (*clash)(const Config *);
     const char *sentence;
 } rules[] = {
-    {empty_path,
-     "base_model, base_cache, output_dir, output, lora_model_dir or resume_from_checkpoint is an "
-     "empty path"},
+    {empty_path, "base_model, base_cache, base_gguf, output_dir, output, lora_model_dir or "
+                 "resume_from_checkpoint is an "
+                 "empty path"},
     {dropout_on_experts,
      "lora_dropout above 0 and lora_target_parameters exclude each other (experts take no "
      "dropout); set lora_dropout: 0 or lora_target_parameters: []"},
@@ -140,6 +144,9 @@ static const struct {
     {resume_and_overwrite,
      "resume_from_checkpoint goes on with what output_dir holds, and overwrite throws it "
      "away; leave one out"},
+    {lora_beside_nothing,
+     "format: gguf-lora needs the GGUF file that llama.cpp is to load it beside: name it in "
+     "base_gguf"},
     {prompt_twice, "prompt and prompts exclude each other; leave one out"},
 };
 

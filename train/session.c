@@ -375,7 +375,8 @@ void session_close(Session *s) {
 }
 
 int output_check(const Config *cfg, Err *e) {
-    const char *const inputs[] = {cfg->base_model, cfg->lora_model_dir, cfg->prompts};
+    const char *const inputs[] = {cfg->base_model, cfg->lora_model_dir, cfg->prompts,
+                                  cfg->base_gguf};
     for (size_t i = 0; i < COUNT_OF(inputs) && cfg->output; i++) {
         if (inputs[i] && files_holds(cfg->output, inputs[i]))
             return err_set(e, "output %s holds the input %s; choose another", cfg->output,

@@ -41,10 +41,7 @@ static int export_gguf_lora(const Config *cfg, Session *s, const char *path, Err
     const char *base = cfg->base_gguf;
     if (!s->has_adapter)
         return err_set(e, "export --format gguf-lora: name the adapter with --lora_model_dir");
-    if (!base && text_ends_with(cfg->base_model, ".gguf")) base = cfg->base_model;
-    if (!base)
-        return err_set(e, "export --format gguf-lora: name the GGUF file that it is to be loaded "
-                          "beside with --base_gguf FILE.gguf");
+    if (!base) base = cfg->base_model; /* config_check.c: it is one */
     return model_write_gguf_lora(path, s->model, &s->plan, base, e);
 }
 

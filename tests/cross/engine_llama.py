@@ -70,12 +70,9 @@ class Model:
         return np.stack(out)
 
     def greedy(self, ids, n, ends):
-        ids, new = list(ids), []
-        for _ in range(n):
-            new.append(int(self.logits(ids)[-1].argmax()))
-            ids.append(new[-1])
-            if new[-1] in ends:
-                break
+        new = []
+        while len(new) < n and (best := int(self.logits(ids + new)[-1].argmax())) not in ends:
+            new.append(best)
         return new
 
     def tokens(self, text, special):

@@ -19,7 +19,7 @@ def load(model, adapter=None):
 
 @torch.no_grad()
 def logits(m, rows):
-    out = [m(input_ids=torch.tensor([r]), use_cache=False).logits[0].float() for r in rows]
+    out = [m(input_ids=torch.tensor([r]), use_cache=False).logits[0] for r in rows]
     return torch.cat(out).numpy()
 
 
@@ -27,10 +27,8 @@ def greedy(m, prompts, n, ends):
     out = []
     for ids in prompts:
         new = []
-        for _ in range(n):
-            new.append(int(np.argmax(logits(m, [ids + new])[-1])))
-            if new[-1] in ends:
-                break
+        while len(new) < n and (best := int(np.argmax(logits(m, [ids + new])[-1]))) not in ends:
+            new.append(best)
         out.append(new)
     return out
 
