@@ -197,17 +197,15 @@ static int add_linear(LoraFile *x, const Site *s, Err *e) {
 
 /* ---- routers ---- */
 
-static bool same_values(const float *a, const Tensor *b) {
-    return !memcmp(a, b->data, sizeof *a * (size_t)tensor_numel(b));
-}
+static const char SCALE[] = "ffn_gate_inp.scale";
+static bool is_router_scale(const Site *s) { return s->row->gguf && !strcmp(s->row->gguf, SCALE); }
 
 /* The router as it now is, on inputs that the base still scales its own way, minus the base's: w'
  * diag(scale' / scale) - w. The scale that learned is new to the base. */
 static int add_whole_router(LoraFile *x, const Site *s, Err *e) {
     const Layer *l = &x->m->layer[s->layer];
     int64_t E = x->m->dims.n_experts, D = x->m->dims.width;
-    GgufName proj = layer_name(s->layer, s->row->gguf),
-             scale = layer_name(s->layer, "ffn_gate_inp.scale");
+    GgufName proj = layer_name(s->layer, s->row->gguf), scale = layer_name(s->layer, SCALE);
     const GgufEntry *w = base_weight(x, proj.text, 2, (int64_t[]){E, D}, e),
                     *u = w ? base_weight(x, scale.text, 1, &D, e) : NULL;
     if (!u) return -1;
@@ -236,25 +234,20 @@ static int add_whole_router(LoraFile *x, const Site *s, Err *e) {
 /* A tensor that learned whole has another memory than the checkpoint's. */
 static bool moved(const Site *s) {
     const Tensor *now = *s->slot;
-    float *was = mem_alloc(sizeof *was * (size_t)tensor_numel(s->base));
+    size_t bytes = sizeof(float) * (size_t)tensor_numel(s->base);
+    float *was = mem_alloc(bytes);
     weight_values(s->base, 0, tensor_numel(s->base), was);
-    bool differs = now->dtype == DT_f32 && !same_values(was, now);
+    bool differs = now->dtype == DT_f32 && memcmp(was, now->data, bytes);
     mem_free(was);
     return differs;
 }
 
-static const Site *router_site(const Model *m, int layer, const Tensor *const *slot) {
-    for (int i = 0; i < m->n_sites; i++) {
-        if (m->site[i].layer == layer && (const Tensor *const *)m->site[i].slot == slot)
-            return &m->site[i];
-    }
-    return NULL;
-}
-
 static int add_router(LoraFile *x, const Site *s, bool lora, Err *e) {
-    const Layer *l = &x->m->layer[s->layer];
-    const Site *scale = router_site(x->m, s->layer, (const Tensor *const *)&l->router_scale);
-    bool whole = moved(s) || (scale && moved(scale));
+    bool whole = moved(s);
+    for (int i = 0; i < x->m->n_sites && !whole; i++) {
+        const Site *other = &x->m->site[i];
+        whole = other->layer == s->layer && is_router_scale(other) && moved(other);
+    }
     if (whole) return add_whole_router(x, s, e);
     return lora ? add_part(x, s, s->row->gguf, 0, x->m->dims.n_experts, e) : 0;
 }
@@ -264,11 +257,10 @@ static int add_router(LoraFile *x, const Site *s, bool lora, Err *e) {
 static int add_site(LoraFile *x, const Plan *plan, int i, Err *e) {
     const Site *s = &x->m->site[i];
     const Learn *learn = &plan->learn[i];
-    const Layer *l = s->layer < 0 ? NULL : &x->m->layer[s->layer];
-    if (l && s->linear == &l->router) return add_router(x, s, learn->rank > 0, e);
+    bool is_router = s->layer >= 0 && s->linear == &x->m->layer[s->layer].router;
+    if (is_router) return add_router(x, s, learn->rank > 0, e);
     if (learn->rank) return add_linear(x, s, e);
-    bool folded = l && s->slot == (Tensor **)(uintptr_t)&l->router_scale;
-    if (!(learn->full || learn->saved) || folded || !moved(s)) return 0;
+    if (!(learn->full || learn->saved) || is_router_scale(s) || !moved(s)) return 0;
     return err_set(e,
                    "export --format gguf-lora: the adapter changes %s, to which llama.cpp adds no "
                    "adapter; export --format gguf",

