@@ -369,7 +369,6 @@ static void test_int4_lattices(void **state) {
     enum { GROUPS = 4096, N = GROUPS * 32 };
     float *x = floats(N), *opened = floats(N);
     int wrong = 0, wide = 0;
-    rng = (Rng){11, 6, 0}; /* whatever the tests before have drawn */
     for (int exact = 0; exact < 2; exact++) {
         for (int g = 0; g < GROUPS; g++) {
             float step = (float)exp(4 * rng_uniform(&rng) - 8);
@@ -387,8 +386,9 @@ static void test_int4_lattices(void **state) {
         for (int i = 0; i < N; i++) {
             float back = bf16_to_f32(f32_to_bf16(opened[i]));
             wrong += exact && back != x[i];
-            /* half a unit of the step's rounding and half of the value's */
-            wide += fabsf(opened[i] - x[i]) > fabsf(x[i]) * 0x1p-7f;
+            /* a unit of the step's rounding (a neighbour may lose less in all) and half of the
+             * value's */
+            wide += fabsf(opened[i] - x[i]) > fabsf(x[i]) * 0x1.8p-7f;
         }
         mem_free(w.data);
     }
