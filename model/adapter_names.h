@@ -8,5 +8,4 @@
  * name, each one before it lies one "base_layer" deeper. */
 char *adapter_tensor_name(const Model *m, const Plan *plan, const Adapter *a, int site,
                           ParamRole role);
-float adapter_scale(const Adapter *a, int rank, float alpha);
 #endif

@@ -260,7 +260,8 @@ static int check_dropout(const Session *s, const Config *cfg, Err *e) {
 /* ---- opening ---- */
 
 static int plan_from_adapter(Session *s, const Config *cfg, SessionUse use, Err *e) {
-    TRY(adapter_plan_read(&s->plan, &s->adapter, s->model, cfg->lora_model_dir, e));
+    TRY(adapter_plan_read(&s->plan, &s->adapter, s->model, cfg->lora_model_dir, cfg->lora_b_order,
+                          e));
     if (use == USE_AS_IS) return 0;
     TRY(check_contradictions(s, cfg, e));
     if (s->adapter.router_summed)
@@ -372,6 +373,15 @@ void session_close(Session *s) {
     adapter_free(&s->adapter);
     model_close(s->model);
     *s = (Session){0};
+}
+
+int session_write_adapter(Session *s, const char *form, bool keep, const char *dir, Err *e) {
+    Buf notes = {0};
+    int bad =
+        adapter_export(dir, form, s->model, &s->params, &s->plan, &s->adapter, keep, &notes, e);
+    if (!bad && notes.n) progress_say(NULL, "%.*s", (int)notes.n - 1, notes.p);
+    buf_free(&notes);
+    return bad;
 }
 
 int output_check(const Config *cfg, Err *e) {

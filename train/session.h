@@ -29,6 +29,9 @@ typedef struct Session {
 int session_open(Session *s, const Config *cfg, SessionUse use, Err *e);
 void session_close(Session *s);
 
+/* Its adapter in a form, as adapter_export does; the notes go to standard error. */
+int session_write_adapter(Session *s, const char *form, bool keep, const char *dir, Err *e);
+
 /* An error where output exists and is not to be written over; called before any work is done. */
 int output_check(const Config *cfg, Err *e);
 

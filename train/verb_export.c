@@ -9,11 +9,12 @@
 #include "session.h"
 #include "verbs.h"
 
-static int export_peft(const Config *cfg, Session *s, const char *dir, Err *e) {
-    if (!s->has_adapter)
-        return err_set(e, "export --format peft: name the adapter with --lora_model_dir");
-    (void)cfg;
-    return adapter_write(dir, s->model, &s->params, &s->plan, &s->adapter, e);
+static int export_adapter(const Config *cfg, Session *s, const char *dir, Err *e) {
+    if (!s->has_adapter) {
+        return err_set(e, "export --format %s: name the adapter with --lora_model_dir",
+                       cfg->format);
+    }
+    return session_write_adapter(s, cfg->format, false, dir, e);
 }
 
 static int export_merged(const Config *cfg, Session *s, const char *dir, Err *e) {
@@ -51,7 +52,9 @@ static const struct {
     Form form;
     bool merges; /* into the base's weights */
     int (*write)(const Config *cfg, Session *s, const char *path, Err *e);
-} formats[] = {{"peft", DIRECTORY, false, export_peft},
+} formats[] = {{"peft", DIRECTORY, false, export_adapter},
+               {"peft-per-expert", DIRECTORY, false, export_adapter},
+               {"mlx", DIRECTORY, false, export_adapter},
                {"merged", DIRECTORY, true, export_merged},
                {"gguf", ONE_FILE, true, export_gguf},
                {"gguf-lora", ONE_FILE, false, export_gguf_lora}};
