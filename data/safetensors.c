@@ -289,15 +289,6 @@ int safetensors_plan(const SafetensorsEntry *entries, int n, int64_t max_bytes, 
     return last + 1;
 }
 
-/* Writes entries [0, n) as one file of a directory. */
-static int write_shard(const char *dir, const char *file, const SafetensorsEntry *entries, int n,
-                       Err *e) {
-    char *path = files_join(dir, file);
-    int bad = safetensors_write(path, entries, n, NULL, 0, e);
-    mem_free(path);
-    return bad;
-}
-
 static int write_index(const char *dir, json_t *map, int64_t total, Err *e) {
     json_t *root =
         json_pack("{s:{s:I}, s:O}", "metadata", "total_size", (json_int_t)total, "weight_map", map);
@@ -312,32 +303,53 @@ static int write_index(const char *dir, json_t *map, int64_t total, Err *e) {
     return bad;
 }
 
-static int write_sharded(const char *dir, const SafetensorsEntry *entries, int n, const int *shard,
-                         int n_shards, Err *e) {
-    json_t *map = json_object();
+/* The entries that belong into one file, in their order. */
+static int write_one(const char *dir, const SafetensorsEntry *entries, const char *const *file,
+                     int n, const char *name, Err *e) {
+    SafetensorsEntry *mine = mem_alloc(sizeof *mine * (size_t)n);
+    int k = 0;
+    for (int i = 0; i < n; i++)
+        if (!strcmp(file[i], name)) mine[k++] = entries[i];
+    char *path = files_join(dir, name);
+    int bad = safetensors_write(path, mine, k, NULL, 0, e);
+    mem_free(path);
+    mem_free(mine);
+    return bad;
+}
+
+int safetensors_write_files(const char *dir, const SafetensorsEntry *entries,
+                            const char *const *file, int n, Err *e) {
+    json_t *map = json_object(), *written = json_object();
     int64_t total = 0;
     int bad = 0;
-    for (int from = 0, to; from < n && !bad; from = to) {
-        Buf file = {0};
-        buf_printf(&file, "model-%05d-of-%05d.safetensors", shard[from] + 1, n_shards);
-        for (to = from; to < n && shard[to] == shard[from]; to++) {
-            json_object_set_new(map, entries[to].name, json_string(file.p));
-            total += safetensors_entry_bytes(&entries[to]);
-        }
-        bad = write_shard(dir, file.p, entries + from, to - from, e);
-        buf_free(&file);
+    for (int i = 0; i < n && !bad; i++) {
+        json_object_set_new(map, entries[i].name, json_string(file[i]));
+        total += safetensors_entry_bytes(&entries[i]);
+        if (json_object_get(written, file[i])) continue;
+        json_object_set_new(written, file[i], json_true());
+        bad = write_one(dir, entries, file, n, file[i], e);
     }
-    if (!bad) bad = write_index(dir, map, total, e);
+    bool single = json_object_size(written) == 1 && !strcmp(file[0], "model.safetensors");
+    if (!bad && !single) bad = write_index(dir, map, total, e);
     json_decref(map);
+    json_decref(written);
     return bad;
 }
 
 int safetensors_write_model(const char *dir, const SafetensorsEntry *entries, int n,
                             int64_t max_bytes, Err *e) {
     int *shard = mem_alloc(sizeof *shard * (size_t)n);
+    const char **file = mem_alloc(sizeof *file * (size_t)n);
     int n_shards = safetensors_plan(entries, n, max_bytes, shard);
-    int bad = n_shards == 1 ? write_shard(dir, "model.safetensors", entries, n, e)
-                            : write_sharded(dir, entries, n, shard, n_shards, e);
+    Buf *name = mem_alloc(sizeof *name * (size_t)n_shards);
+    for (int k = 0; k < n_shards; k++)
+        n_shards == 1 ? buf_add_text(&name[k], "model.safetensors")
+                      : buf_printf(&name[k], "model-%05d-of-%05d.safetensors", k + 1, n_shards);
+    for (int i = 0; i < n; i++) file[i] = name[shard[i]].p;
+    int bad = safetensors_write_files(dir, entries, file, n, e);
+    for (int k = 0; k < n_shards; k++) buf_free(&name[k]);
+    mem_free(name);
+    mem_free(file);
     mem_free(shard);
     return bad;
 }

@@ -57,4 +57,7 @@ int safetensors_plan(const SafetensorsEntry *entries, int n, int64_t max_bytes, 
 #define SAFETENSORS_SHARD_BYTES 5000000000ll
 int safetensors_write_model(const char *dir, const SafetensorsEntry *entries, int n,
                             int64_t max_bytes, Err *e);
+/* The same in files that have names already: entry i goes into file[i]. */
+int safetensors_write_files(const char *dir, const SafetensorsEntry *entries,
+                            const char *const *file, int n, Err *e);
 #endif

@@ -9,8 +9,18 @@ void site_values(const Site *s, int64_t first, int64_t n, float *dst);
 /* Whether these may differ from the checkpoint's: it has an adapter, or memory of its own. */
 bool site_changed(const Site *s);
 
-/* The whole checkpoint with what was learned put in (float32 add, one rounding to the stored type,
- * or to save_dtype where not DT_COUNT; packed weights are opened, to bfloat16), and the base's side
- * files, into an existing directory. */
-int model_write_merged(const char *dir, Model *m, DType save_dtype, Err *e);
+/* What became of the values of a kind that learning would change. */
+typedef struct MergeCount {
+    int64_t meant;     /* the exact sum is not the base's value */
+    int64_t unchanged; /* and yet rounding to the stored type gives what it was */
+} MergeCount;
+typedef struct MergeReport {
+    MergeCount of[KIND_COUNT];
+} MergeReport;
+
+/* The whole checkpoint with what was learned put in (summed in float64, rounded once to the stored
+ * type, or to save_dtype where not DT_COUNT; packed weights are opened, to bfloat16), and the
+ * base's side files, into an existing directory. Tensors stand in files of the names the base has,
+ * where it is a directory. report may be NULL. */
+int model_write_merged(const char *dir, Model *m, DType save_dtype, MergeReport *report, Err *e);
 #endif

@@ -144,7 +144,7 @@ static void test_merged_is_adapter(void **state) {
         Trial *t = trial(models[i], USE_AS_IS, &s);
         const char *dir = in(beside("merged", models[i]));
         ok(files_make_dirs(dir, &err));
-        ok(model_write_merged(dir, t->s.model, DT_COUNT, &err));
+        ok(model_write_merged(dir, t->s.model, DT_COUNT, NULL, &err));
         Settings merged = settings("base_model", dir, NULL);
         near_logits(logits_of(t, 1), logits_from(models[i], &merged), 5e-5,
                     beside(models[i], "merged"));

@@ -356,7 +356,7 @@ static void check_merged(void) {
     configure(&cfg, NULL, 3, flags);
     OK(session_open(&s, &cfg, USE_AS_IS, &err));
     OK(files_make_dirs(merged, &err));
-    OK(model_write_merged(merged, s.model, DT_COUNT, &err));
+    OK(model_write_merged(merged, s.model, DT_COUNT, NULL, &err));
     session_close(&s);
     config_free(&cfg);
     compare_file(out("merged/model.safetensors"), at("merged/model.safetensors"), 1e-6,

@@ -33,7 +33,7 @@ int64_t checkpoint_base_hash(const Model *m) {
 int learned_write(const char *dir, Session *s, DType save_dtype, Err *e) {
     TRY(files_make_dirs(dir, e));
     if (s->has_adapter) return adapter_write(dir, s->model, &s->params, &s->plan, &s->adapter, e);
-    return model_write_merged(dir, s->model, save_dtype, e);
+    return model_write_merged(dir, s->model, save_dtype, NULL, e);
 }
 
 /* All that learns by name, role, size and scale: two runs with the same text train the same. */

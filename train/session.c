@@ -365,6 +365,20 @@ int session_open(Session *s, const Config *cfg, SessionUse use, Err *e) {
     return bad;
 }
 
+int session_open_original(Session *s, const Config *cfg, Err *e) {
+    Config original = *cfg; /* borrows what it points to */
+    original.base_quantization = NULL;
+    original.base_quantization_experts = original.base_quantization_attention = NULL;
+    original.base_quantization_dense = original.base_quantization_embeddings = NULL;
+    return session_open(s, &original, USE_AS_IS, e);
+}
+
+bool session_base_is_packed(const Session *s) {
+    for (int i = 0; i < s->model->n_sites; i++)
+        if (!dtype_is_float(s->model->site[i].base->dtype)) return true;
+    return false;
+}
+
 void session_close(Session *s) {
     mem_free(s->tape.node);
     arena_close(&s->step);

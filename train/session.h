@@ -27,7 +27,10 @@ typedef struct Session {
 /* AS_IS: the base, with lora_model_dir where given; nothing wants a gradient. TO_TRAIN, SHAPES:
  * what the config says learns; CONFIG_REFUSED where it cannot of this model. */
 int session_open(Session *s, const Config *cfg, SessionUse use, Err *e);
+/* AS_IS, with the weights that base_model itself holds: base_quantization is not looked at. */
+int session_open_original(Session *s, const Config *cfg, Err *e);
 void session_close(Session *s);
+bool session_base_is_packed(const Session *s); /* whether any weight is quantised */
 
 /* Its adapter in a form, as adapter_export does; the notes go to standard error. */
 int session_write_adapter(Session *s, const char *form, bool keep, const char *dir, Err *e);

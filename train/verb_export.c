@@ -9,7 +9,8 @@
 #include "session.h"
 #include "verbs.h"
 
-static int export_adapter(const Config *cfg, Session *s, const char *dir, Err *e) {
+static int export_adapter(const Config *cfg, Session *s, const char *dir, MergeReport *r, Err *e) {
+    (void)r;
     if (!s->has_adapter) {
         return err_set(e, "export --format %s: name the adapter with --lora_model_dir",
                        cfg->format);
@@ -17,12 +18,13 @@ static int export_adapter(const Config *cfg, Session *s, const char *dir, Err *e
     return session_write_adapter(s, cfg->format, false, dir, e);
 }
 
-static int export_merged(const Config *cfg, Session *s, const char *dir, Err *e) {
-    return model_write_merged(dir, s->model, dtype_find(cfg->save_dtype), e);
+static int export_merged(const Config *cfg, Session *s, const char *dir, MergeReport *r, Err *e) {
+    return model_write_merged(dir, s->model, dtype_find(cfg->save_dtype), r, e);
 }
 
-static int export_gguf(const Config *cfg, Session *s, const char *path, Err *e) {
+static int export_gguf(const Config *cfg, Session *s, const char *path, MergeReport *r, Err *e) {
     GgufNotes notes;
+    (void)r;
     TRY(model_write_gguf(path, s->model, gguf_find_dtype(cfg->gguf_type), &notes, e));
     if (notes.tokenizer.none)
         progress_say(NULL, "%s has no tokenizer.json: the file takes and gives token ids only",
@@ -38,8 +40,10 @@ static int export_gguf(const Config *cfg, Session *s, const char *path, Err *e) 
     return 0;
 }
 
-static int export_gguf_lora(const Config *cfg, Session *s, const char *path, Err *e) {
+static int export_gguf_lora(const Config *cfg, Session *s, const char *path, MergeReport *r,
+                            Err *e) {
     const char *base = cfg->base_gguf;
+    (void)r;
     if (!s->has_adapter)
         return err_set(e, "export --format gguf-lora: name the adapter with --lora_model_dir");
     if (!base) base = cfg->base_model; /* config_check.c: it is one */
@@ -51,7 +55,7 @@ static const struct {
     const char *name;
     Form form;
     bool merges; /* into the base's weights */
-    int (*write)(const Config *cfg, Session *s, const char *path, Err *e);
+    int (*write)(const Config *cfg, Session *s, const char *path, MergeReport *merged, Err *e);
 } formats[] = {{"peft", DIRECTORY, false, export_adapter},
                {"peft-per-expert", DIRECTORY, false, export_adapter},
                {"mlx", DIRECTORY, false, export_adapter},
@@ -60,34 +64,24 @@ static const struct {
                {"gguf-lora", ONE_FILE, false, export_gguf_lora}};
 
 /* Into a directory beside output, which is then renamed; a file's writer does that itself. */
-static int write_form(size_t f, const Config *cfg, Session *s, Err *e) {
+static int write_form(size_t f, const Config *cfg, Session *s, MergeReport *merged, Err *e) {
     DirOut out;
-    if (formats[f].form == ONE_FILE) return formats[f].write(cfg, s, cfg->output, e);
+    if (formats[f].form == ONE_FILE) return formats[f].write(cfg, s, cfg->output, merged, e);
     TRY(files_dir_begin(&out, cfg->output, e));
-    int bad = formats[f].write(cfg, s, out.temp, e) || files_dir_commit(&out, e) ? -1 : 0;
+    int bad = formats[f].write(cfg, s, out.temp, merged, e) || files_dir_commit(&out, e) ? -1 : 0;
     if (bad) files_dir_abort(&out);
     return bad;
-}
-
-static bool is_packed(const Model *m) {
-    for (int i = 0; i < m->n_sites; i++)
-        if (!dtype_is_float(m->site[i].base->dtype)) return true;
-    return false;
 }
 
 /* An adapter that was trained beside a quantised base is merged into the original weights, which a
  * directory or a GGUF file still has, unless merge_into says otherwise. */
 static int open_to_export(Session *s, const Config *cfg, Err *e) {
-    Config original = *cfg; /* borrows what it points to */
-    bool wants_original = !strcmp(cfg->merge_into, "original");
-    if (wants_original && !base_file_claims(cfg->base_model)) {
-        original.base_quantization = NULL;
-        original.base_quantization_experts = original.base_quantization_attention = NULL;
-        original.base_quantization_dense = original.base_quantization_embeddings = NULL;
-    }
-    TRY(session_open(s, &original, USE_AS_IS, e));
-    bool refused = wants_original && config_given(cfg, "merge_into") && is_packed(s->model);
-    if (!refused) return 0;
+    bool original = !strcmp(cfg->merge_into, "original");
+    if (original && !base_file_claims(cfg->base_model))
+        TRY(session_open_original(s, cfg, e));
+    else
+        TRY(session_open(s, cfg, USE_AS_IS, e));
+    if (!original || !config_given(cfg, "merge_into") || !session_base_is_packed(s)) return 0;
     session_close(s);
     err_set(e,
             "merge_into: original, and base_model %s holds quantised weights alone; give the "
@@ -96,11 +90,26 @@ static int open_to_export(Session *s, const Config *cfg, Err *e) {
     return CONFIG_REFUSED;
 }
 
-static void tell_merged_into(const Config *cfg, const Model *m, json_t *result) {
-    const char *into = is_packed(m) ? "dequantised" : "original";
-    json_object_set_new(result, "merge_into", json_string(into));
-    if (is_packed(m))
-        progress_say(NULL, "merged into the dequantised weights of %s", cfg->base_model);
+/* Into which weights, and what rounding them took back. */
+static void tell_merged(const Config *cfg, const Session *s, const MergeReport *r, json_t *result) {
+    bool packed = session_base_is_packed(s);
+    json_t *kinds = json_object();
+    json_object_set_new(result, "merge_into", json_string(packed ? "dequantised" : "original"));
+    progress_say(NULL, "merged into the %s weights of %s", packed ? "dequantised" : "original",
+                 cfg->base_model);
+    for (int k = 0; k < KIND_COUNT; k++) {
+        const MergeCount *c = &r->of[k];
+        if (!c->meant) continue;
+        progress_say(NULL,
+                     "%-10s  %ld values learned another value, %ld of them (%.2f %%) round "
+                     "back to what they were",
+                     kind_name[k], (long)c->meant, (long)c->unchanged,
+                     100 * (double)c->unchanged / (double)c->meant);
+        json_object_set_new(kinds, kind_name[k],
+                            json_pack("{s:I, s:I}", "learned", (json_int_t)c->meant, "unchanged",
+                                      (json_int_t)c->unchanged));
+    }
+    json_object_set_new(result, "rounding", kinds);
 }
 
 int verb_export(const Config *cfg, json_t *result, Err *e) {
@@ -111,8 +120,9 @@ int verb_export(const Config *cfg, json_t *result, Err *e) {
     TRY(output_check(cfg, e));
     int bad = open_to_export(&s, cfg, e);
     if (bad) return bad;
-    bad = write_form(f, cfg, &s, e);
-    if (!bad && formats[f].merges) tell_merged_into(cfg, s.model, result);
+    MergeReport merged = {0};
+    bad = write_form(f, cfg, &s, &merged, e);
+    if (!bad && formats[f].merges) tell_merged(cfg, &s, &merged, result);
     session_close(&s);
     if (bad) return -1;
     json_object_set_new(result, "output", json_string(cfg->output));
