@@ -141,7 +141,7 @@ static int read_header(SafetensorsHeader *h, int64_t data_at, int64_t end, const
     json_t *value;
     json_object_foreach(h->json, name, value) {
         if (!strcmp(name, "__metadata__")) {
-            if (json_is_object(value)) continue;
+            if (json_is_object(value) || json_is_null(value)) continue; /* MLX writes null */
             return err_set(e, "%s: its __metadata__ is no JSON object", file);
         }
         TRY(read_tensor(&h->tensor[h->n], name, value, data_at, end - data_at, file, e));

@@ -149,8 +149,11 @@ static int take(const File *f, const char *name, int64_t n, float **out, Err *e)
     return 0;
 }
 
-/* The rank that a file's A has: its values over those of a rank. */
+/* The rank that a file's A has: its values over those of a rank. PEFT's names of fused experts mean
+ * what else is adapted, so they are looked for where the run has an adapter. */
 static int64_t rank_in_file(const File *f, const Site *s, int half) {
+    const Learn *l = &f->v->run.plan.learn[s - f->v->run.model->site];
+    if (has_experts(s) && !f->form->halves && !l->rank) return 0;
     int64_t E = has_experts(s) && !f->form->per_expert ? s->base->dim[0] : 1, n = 1;
     char *name = name_of(f, s, 0, half, f->form->a);
     const WeightView *v = weights_find(f->w, name);
@@ -503,7 +506,7 @@ static int fill_param(File *f, Session *out, const Param *p, Err *e) {
     if (p->role == PARAM_LORA_B) return 0; /* with A */
     if (p->role == PARAM_LORA_A) {
         Found x;
-        int bad = find(f, s, &x, e);
+        int bad = find(f, &f->v->run.model->site[p->site], &x, e);
         if (!bad) put(&x, s->linear->a, s->linear->b);
         found_free(&x);
         return bad;
