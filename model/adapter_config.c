@@ -274,6 +274,11 @@ double peft_pattern(const json_t *patterns, const Site *s, double preset) {
     return preset;
 }
 
+int peft_rank(const PeftConfig *c, const Adapter *a, const Site *s) {
+    double rank = peft_pattern(c->ranks, s, a->rank);
+    return rank >= 0 && rank < 1 << 20 ? (int)rank : 1 << 20; /* no file has that */
+}
+
 int peft_names_prefix(Adapter *a, Weights *w, const char *file, Err *e) {
     for (int i = 0; i < weights_count(w); i++) {
         const char *name = weights_at(w, i)->name, *at = strstr(name, "layers.");

@@ -28,4 +28,5 @@ bool peft_list_saves(const json_t *list, const Site *s);
 bool peft_layer_named(const json_t *layers, int layer);
 /* A pattern's number for a site, or preset. */
 double peft_pattern(const json_t *patterns, const Site *s, double preset);
+int peft_rank(const PeftConfig *c, const Adapter *a, const Site *s);
 #endif

@@ -188,7 +188,7 @@ static void plan_site(Plan *plan, const Adapter *a, const Model *m, const PeftCo
         mem_free(name);
     }
     if (!in) return;
-    l->rank = (int)peft_pattern(c->ranks, s, a->rank);
+    l->rank = peft_rank(c, a, s);
     l->scale = adapter_scale(a, l->rank, (float)peft_pattern(c->alphas, s, (double)a->alpha));
 }
 

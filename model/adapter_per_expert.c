@@ -82,8 +82,7 @@ static int plan_site(Plan *plan, const Adapter *a, const Model *m, const PeftCon
     if (s->layer < 0 || !s->linear) return 0;
     char *name = site_is_parameter(s) ? expert_name(m, a, i, 0, 0, PARAM_LORA_A)
                                       : adapter_tensor_name(m, plan, a, i, PARAM_LORA_A);
-    int64_t rank = form_rank(d->weights, name, 0, 0),
-            said = (int64_t)peft_pattern(c->ranks, s, a->rank);
+    int64_t rank = form_rank(d->weights, name, 0, 0), said = peft_rank(c, a, s);
     int bad = 0;
     if (rank && rank != said)
         bad = err_set(e, "%s: tensor %s has rank %ld, adapter_config.json says %ld", d->path, name,

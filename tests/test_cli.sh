@@ -373,19 +373,26 @@ case='a NaN in an adapter'
 "$TOOL" nan "$tmp/trained/adapter_model.safetensors" "$ast" $qa
 refuses_adapter "$qa holds a NaN"
 case='the transposed layout'
+works $(with eval --lora_model_dir "$tmp/trained" --json)
+loss=$("$TOOL" json loss < "$tmp/out")
 "$TOOL" swap "$tmp/trained/adapter_model.safetensors" "$ast"
-refuses_adapter 'transposed layout'
+works $(with eval --lora_model_dir "$tmp/a" --json)
+is "$("$TOOL" json loss < "$tmp/out")" "$loss"
 case='the 3-D expert-major layout'
 "$TOOL" experts3d "$tmp/trained/adapter_model.safetensors" "$ast"
 refuses_adapter 'expert-major layout'
-case='the per-expert layout'
+case='a per-expert layout that cannot be'
 "$TOOL" per-expert "$tmp/trained/adapter_model.safetensors" "$ast"
-refuses_adapter 'per-expert layout'
+refuses_adapter 'experts.0.down_proj.lora_A.weight has rank 18.*says 3'
 case='columns of B in expert-major order'
 "$TOOL" major "$tmp/trained/adapter_model.safetensors" "$ast"
-refuses_adapter 'look expert-major'
+refuses_adapter 'look expert-major.*lora_b_order'
+works $(with eval --lora_model_dir "$tmp/a" --lora_b_order expert-major --json)
+is "$("$TOOL" json loss < "$tmp/out")" "$loss"
+refuses 2 'lora_b_order.*expert_fastest, expert_major' $(with eval --lora_model_dir "$tmp/a" --lora_b_order wrong)
 echo '{"expert_lora_b_order": "expert_fastest"}' > "$tmp/a/moesmith.json"
 works $(with eval --lora_model_dir "$tmp/a")
+refuses 1 'lora_b_order expert_major contradicts' $(with eval --lora_model_dir "$tmp/a" --lora_b_order expert_major)
 case='a DoRA adapter'
 spoilt
 edit_config 's/"use_dora": false/"use_dora": true/'
@@ -555,6 +562,45 @@ refuses 1 'holds the input' export --base_model "$model" --lora_model_dir "$tmp/
 head -c 3000 "$tmp/base.gguf" > "$tmp/torn.gguf"
 refuses 1 'torn.gguf' export --base_model "$model" --lora_model_dir "$tmp/trained" --format gguf-lora --base_gguf "$tmp/torn.gguf" --output "$tmp/e"
 absent "$tmp/e"
+case='adapters for engines, and back'
+on="--base_model $model"
+for format in peft-per-expert mlx; do
+    works export $on --lora_model_dir "$tmp/trained" --format $format --output "$tmp/$format" --json
+    "$TOOL" json output < "$tmp/out" > /dev/null || wrong "the last line is no JSON"
+    works eval $on --datasets "$rows" --datasets.0.type tokens --lora_model_dir "$tmp/$format" --compute f32 --json
+    is "$("$TOOL" json loss < "$tmp/out" | cut -c 1-7)" "$trained"
+    works convert $on --lora_model_dir "$tmp/trained" --format $format --output "$tmp/there"
+    works convert $on --lora_model_dir "$tmp/there" --format peft --output "$tmp/back" --json
+    is "$("$TOOL" json from < "$tmp/out")" "\"$format\""
+    cmp -s "$tmp/back/adapter_model.safetensors" "$tmp/trained/adapter_model.safetensors" || wrong "another adapter by way of $format"
+    works train $on --datasets "$rows" --datasets.0.type tokens --lora_model_dir "$tmp/there" --max_steps 1 --output_dir "$tmp/on"
+    [ -f "$tmp/on/adapter_model.safetensors" ] || wrong "no adapter in PEFT's form"
+    rm -r "$tmp/there" "$tmp/back" "$tmp/on"
+done
+case='convert that cannot be'
+refuses 2 'format: merged is no adapter' convert $on --lora_model_dir "$tmp/trained" --format merged --output "$tmp/e"
+refuses 2 'convert needs lora_model_dir|lora_model_dir' convert $on --format mlx --output "$tmp/e"
+refuses 1 'exists' convert $on --lora_model_dir "$tmp/trained" --format mlx --output "$tmp/peft"
+refuses 1 'lora_b_order is about' convert $on --lora_model_dir "$tmp/mlx" --lora_b_order expert_major --format peft --output "$tmp/e"
+absent "$tmp/e"
+case='what a form cannot carry'
+works $(with train --router.train per_expert_scale --max_steps 1 --learning_rate 0.1 --output_dir "$tmp/scales")
+refuses 1 'per_expert_scale learned whole.*mlx cannot carry.*peft and merged can' export $on --lora_model_dir "$tmp/scales" --format mlx --output "$tmp/e"
+absent "$tmp/e"
+case='verify'
+for format in peft peft-per-expert mlx merged; do
+    works verify $on --lora_model_dir "$tmp/trained" --format $format --output "$tmp/$format" --json
+    is "$("$TOOL" json applied < "$tmp/out")" "$("$TOOL" json planned < "$tmp/out")"
+    grep -q '^applied 38 of 38' "$tmp/err" || wrong "no manifest"
+done
+works verify $on --datasets "$rows" --datasets.0.type tokens --lora_model_dir "$tmp/trained" --format mlx --output "$tmp/mlx" --json
+case='verify what is another'
+refuses 1 'tensor .*lora_B.weight: .* scale' verify $on --lora_model_dir "$golden/adapter" --format peft --output "$tmp/peft"
+refuses 1 'adapters.safetensors' verify $on --lora_model_dir "$tmp/trained" --format mlx --output "$tmp/peft"
+refuses 1 'model.safetensors: tensor .* the run' verify $on --lora_model_dir "$golden/adapter" --format merged --output "$tmp/merged"
+refuses 1 'nowhere' verify $on --lora_model_dir "$tmp/trained" --format peft --output "$tmp/nowhere"
+refuses 2 'format' verify $on --lora_model_dir "$tmp/trained" --output "$tmp/peft"
+refuses 2 'lora_model_dir' verify $on --format peft --output "$tmp/peft"
 case='an export no engine asked for'
 refuses 2 'format .*onnx.*peft' export --base_model "$model" --format onnx --output "$tmp/e"
 absent "$tmp/e"
@@ -617,6 +663,8 @@ loss_of "$tmp/q.h5"
 quantised=$loss
 loss_of "$model"
 [ "$loss" != "$quantised" ] || wrong "quantising costs nothing"
+case='verify a base'
+works verify --base_model "$model" --output "$tmp/q.h5"
 case='quantize by other threads'
 OMP_NUM_THREADS=1 works quantize --base_model "$model" --base_quantization tq4 --output "$tmp/q1.h5"
 cmp -s "$tmp/q.h5" "$tmp/q1.h5" || wrong "another file"
@@ -636,6 +684,10 @@ for at in 20 60 4100 30000; do
     spoil $at
     refuses_base 'bad.h5'
 done
+case='a weight altered'
+spoil $((($(wc -c < "$tmp/q.h5") - 1) / 4096 * 4096)) # where the last tensor begins
+works eval --base_model "$tmp/bad.h5" $tokens
+refuses 1 'bad.h5.*hash' verify --base_model "$model" --output "$tmp/bad.h5"
 case='a file that is no base'
 works $(with logits --output "$tmp/l2.h5")
 cp "$tmp/l2.h5" "$tmp/bad.h5"

@@ -87,15 +87,23 @@ static SafetensorsEntry *partner(Edit *x, const SafetensorsEntry *a) {
     return find(x, name);
 }
 
-/* As PEFT before 0.19.1 wrote them: A reads what the experts put out, B makes what they take in. */
+/* As PEFT before 0.19.1 wrote them: A (E*R, out) holds what B (out, R*E) did, B (in, R*E) what
+ * A (E*R, in) did. */
 static void swap(Edit *x) {
     for (int i = 0; i < x->n; i++) {
         SafetensorsEntry *a = &x->at[i], *b = partner(x, a);
         if (!b) continue;
-        const void *data = a->data;
-        int64_t in = a->dim[1], out = b->dim[0], both = a->dim[0];
-        a->dim[0] = both, a->dim[1] = out, a->data = b->data;
-        b->dim[0] = in, b->dim[1] = both, b->data = data;
+        const float *from_a = a->data, *from_b = b->data;
+        int64_t in = a->dim[1], out = b->dim[0], both = a->dim[0], rank = both / EXPERTS;
+        float *to_a = arena_push(&x->keep, (size_t)(both * out) * sizeof *to_a),
+              *to_b = arena_push(&x->keep, (size_t)(both * in) * sizeof *to_b);
+        for (int64_t c = 0; c < both; c++) { /* column j*E + e of one is row e*R + j of the other */
+            int64_t row = c % EXPERTS * rank + c / EXPERTS;
+            for (int64_t o = 0; o < out; o++) to_a[row * out + o] = from_b[o * both + c];
+            for (int64_t k = 0; k < in; k++) to_b[k * both + c] = from_a[row * in + k];
+        }
+        a->dim[1] = out, a->data = to_a;
+        b->dim[0] = in, b->data = to_b;
     }
 }
 
