@@ -1,6 +1,5 @@
 /* adapter_parts.c - see adapter_parts.h. */
 #include "adapter_parts.h"
-#include <math.h>
 #include <string.h>
 #include "../data/safetensors.h"
 
@@ -172,8 +171,7 @@ static int read_part(const Part *p, const WeightView *v, Tensor *t, bool apart, 
         CHECK(p->n[k] <= to.dim[k], "%s: %ld values where %ld fit", p->name, (long)p->n[k],
               (long)to.dim[k]);
     float *values = part_values(p, v);
-    bool finite = true;
-    for (int64_t i = 0; i < part_numel(p); i++) finite &= isfinite(values[i]) != 0;
+    bool finite = f32_all_finite(values, part_numel(p));
     if (finite) scatter(p, &to, values);
     mem_free(values);
     return finite ? 0 : err_set(e, "%s: tensor %s holds a NaN or infinity", v->file, v->name);

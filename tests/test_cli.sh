@@ -760,6 +760,7 @@ rm -r "$tmp/o"
 case='merged out of a quantised base'
 works export --base_model "$tmp/q.h5" --format merged --save_dtype f32 --output "$tmp/dequantised" --json
 grep -q '"merge_into": "dequantised"' "$tmp/out" || wrong "does not say into what"
+works verify --base_model "$tmp/q.h5" --format merged --save_dtype f32 --output "$tmp/dequantised"
 loss_of "$tmp/dequantised"
 is "$(echo "$loss" | cut -c 1-7)" "$(echo "$quantised" | cut -c 1-7)"
 works export --base_model "$model" --base_quantization tq4 --format merged --output "$tmp/original" --json
