@@ -157,7 +157,7 @@ static void test_gemma3_multimodal(void **state) {
     Settings adapted = settings("base_model", dir, "lora_model_dir", run, NULL);
     Trial *t = trial("gemma3", USE_AS_IS, &adapted);
     ok(files_make_dirs(merged, &err));
-    ok(model_write_merged(merged, t->s.model, DT_COUNT, &err));
+    ok(model_write_merged(merged, t->s.model, DT_COUNT, NULL, &err));
     end(t);
     Settings whole = settings("base_model", merged, NULL);
     near_logits(logits_from("gemma3", &adapted), logits_from("gemma3", &whole), 1e-4, "merged");
