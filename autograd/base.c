@@ -187,13 +187,18 @@ void buf_free(Buf *b) {
     *b = (Buf){0};
 }
 
+/* Address space, at a place of its own choice or instead of what is at p. */
+static void *map_arena(void *p, size_t bytes) {
+    return mmap(p, bytes, PROT_READ | PROT_WRITE,
+                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (p ? MAP_FIXED : 0), -1, 0);
+}
+
 int arena_open(Arena *a, size_t reserve, Err *e) {
     const size_t least = reserve < (size_t)64 << 20 ? reserve : (size_t)64 << 20;
     void *p = MAP_FAILED;
     for (; p == MAP_FAILED && reserve >= least;
          reserve /= 2) { /* less where the user set a limit */
-        p = mmap(NULL, reserve, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                 -1, 0);
+        p = map_arena(NULL, reserve);
         *a = (Arena){.base = p, .cap = reserve};
     }
     if (p == MAP_FAILED) {
@@ -205,9 +210,13 @@ int arena_open(Arena *a, size_t reserve, Err *e) {
     return 0;
 }
 
-void arena_stay_sparse(Arena *a) {
-    madvise(a->base, a->cap, MADV_NOHUGEPAGE);
-    a->sparse = true;
+/* Where small pages have been, large ones are given only to a new mapping. */
+void arena_set_sparse(Arena *a, bool on) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), from = (a->top + page - 1) / page * page;
+    if (!on && from < a->cap)
+        CHECK(map_arena(a->base + from, a->cap - from) != MAP_FAILED, "an arena is lost");
+    madvise(a->base, a->cap, on ? MADV_NOHUGEPAGE : MADV_HUGEPAGE);
+    a->sparse = on;
 }
 
 void arena_close(Arena *a) {

@@ -63,12 +63,12 @@ enum { ARENA_ALIGN = 64 };
 typedef struct Arena {
     char *base;
     size_t cap, top, peak; /* bytes; peak is the highest top ever */
-    bool sparse;           /* see arena_stay_sparse */
+    bool sparse;           /* see arena_set_sparse */
 } Arena;
 int arena_open(Arena *a, size_t reserve, Err *e); /* gets less where the system gives less */
-/* For one that only dry runs fill: what nobody writes stays out of memory, by the smallest pages,
- * in debug builds too. */
-void arena_stay_sparse(Arena *a);
+/* For dry runs: while on, what nobody writes stays out of memory, by the smallest pages, in debug
+ * builds too. Turned off, what lies above the top leaves it. */
+void arena_set_sparse(Arena *a, bool on);
 void arena_close(Arena *a);
 void *arena_push(Arena *a, size_t bytes); /* 64-byte aligned, not cleared (NaN in debug builds) */
 void *arena_push_zero(Arena *a, size_t bytes);

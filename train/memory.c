@@ -242,9 +242,11 @@ static MemoryPlan plan_stream(Session *s, const Config *cfg, const TrainData *da
 }
 
 MemoryPlan memory_plan(Session *s, const Config *cfg, const TrainData *data) {
+    arena_set_sparse(&s->step, true);
     MemoryPlan p = plan_of(s, cfg, data, s->together ? s->together : 1);
-    if (own_bytes(&p) + p.base <= s->memory) return p;
-    return plan_stream(s, cfg, data, p);
+    if (own_bytes(&p) + p.base > s->memory) p = plan_stream(s, cfg, data, p);
+    arena_set_sparse(&s->step, false);
+    return p;
 }
 
 /* ---- telling ---- */

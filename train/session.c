@@ -348,7 +348,6 @@ static int open_parts(Session *s, const Config *cfg, SessionUse use, Err *e) {
     for (int i = 0; i < s->params.n && use == USE_AS_IS; i++)
         s->params.param[i].tensor->wants_grad = false;
     TRY(arena_open(&s->step, (size_t)256 << 30, e));
-    if (use == USE_SHAPES) arena_stay_sparse(&s->step);
     s->tape = (Tape){.step = &s->step,
                      .compute = !strcmp(cfg->compute, "f32") ? COMPUTE_F32 : COMPUTE_BF16,
                      .cap = TAPE_NODES,
