@@ -366,7 +366,10 @@ static int take_up(BaseWriter *w, uint64_t plan, Err *e) {
     size_t first = bad ? 0 : strcspn(space, "\n");
     if (!bad) bad = json_read_text(&json, space, first, w->partial, e);
     w->block = b;
-    if (!bad && plan_hash(json) != plan) bad = -1; /* altered */
+    if (!bad && plan_hash(json) != plan) {
+        json_decref(json);
+        bad = -1;
+    }
     if (!bad) bad = base_index_parse(&w->index, json, &w->block, w->partial, e);
     if (!bad) bad = check_places(w, e);
     if (!bad) {
