@@ -296,10 +296,11 @@ static int add_all(GgufOut *g, Pieces *p, const char *model, GgufMerging merging
 }
 
 /* A GGUF file's own stays as it is. */
-static int copy_tokenizer(GgufOut *g, const char *path, Err *e) {
+static int copy_tokenizer(GgufOut *g, const char *path, bool *none, Err *e) {
     static const char start[] = "tokenizer.";
     Gguf *from;
     TRY(gguf_open(&from, path, e));
+    *none = !gguf_find(from, KEY "model");
     for (int i = 0; i < from->n_values; i++) {
         const GgufValue *v = &from->value[i];
         if (!strncmp(v->key, start, sizeof start - 1)) gguf_add_copy(g, v);
@@ -321,18 +322,25 @@ static int across_newline(const Pieces *p) {
     return n;
 }
 
-int gguf_add_tokenizer(GgufOut *g, const char *model, GgufMerging merging, int64_t vocab,
-                       GgufTokenizerNotes *notes, Err *e) {
-    bool is_gguf = gguf_claims(model);
-    *notes = (GgufTokenizerNotes){.none = !is_gguf && !side_files_has(model, "tokenizer.json")};
-    if (is_gguf) return copy_tokenizer(g, model, e);
-    if (notes->none) {
-        gguf_add_text(g, KEY "model", "none", 4);
-        return 0;
-    }
+/* Of a model directory or a base.h5. */
+static int make_tokenizer(GgufOut *g, const char *model, GgufMerging merging, int64_t vocab,
+                          int *across, Err *e) {
     Pieces p = {.n = vocab};
     int bad = add_all(g, &p, model, merging, e);
-    if (!bad && merging == GGUF_BY_MERGES) notes->across_newline = across_newline(&p);
+    if (!bad && merging == GGUF_BY_MERGES) *across = across_newline(&p);
     pieces_free(&p);
     return bad;
+}
+
+int gguf_add_tokenizer(GgufOut *g, const char *model, GgufMerging merging, int64_t vocab,
+                       GgufTokenizerNotes *notes, Err *e) {
+    *notes = (GgufTokenizerNotes){0};
+    if (gguf_claims(model))
+        TRY(copy_tokenizer(g, model, &notes->none, e));
+    else if (side_files_has(model, "tokenizer.json"))
+        TRY(make_tokenizer(g, model, merging, vocab, &notes->across_newline, e));
+    else
+        notes->none = true;
+    if (notes->none) gguf_add_text(g, KEY "model", "none", strlen("none"));
+    return 0;
 }

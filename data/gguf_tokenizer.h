@@ -13,7 +13,7 @@ typedef enum GgufMerging {
 
 /* What llama.cpp will do otherwise than tokenizer.json. */
 typedef struct GgufTokenizerNotes {
-    bool none;          /* the model has no tokenizer.json: the file takes and gives ids only */
+    bool none;          /* the model has none: the file takes and gives ids only */
     int across_newline; /* pieces that llama.cpp never makes: it splits texts at newlines */
 } GgufTokenizerNotes;
 

@@ -38,8 +38,15 @@ static DType site_dtype(const Site *s, int64_t cols, DType asked, GgufNotes *not
     if (d == DT_COUNT) d = s->base->dtype;
     if (has_four_bits(asked) && s->row->kind == KIND_EMBEDDINGS) d = DT_q8_0;
     if (gguf_can_hold(d, cols)) return d;
-    notes->as_bf16 += asked != DT_COUNT;
+    notes->as_bf16++;
     return DT_bf16;
+}
+
+/* Did not learn, and is stored as it is to be written. */
+static bool is_to_be_copied(const Site *s, DType asked) {
+    DType d = s->base->dtype;
+    return s->row->flags & ROW_MAPPED && (asked == DT_COUNT || asked == d) && *dtype_info[d].gguf &&
+           !site_changed(s);
 }
 
 static void add_site(GgufOut *g, Source *src, DType asked, GgufNotes *notes) {
@@ -47,11 +54,10 @@ static void add_site(GgufOut *g, Source *src, DType asked, GgufNotes *notes) {
     GgufOutEntry t = {.fill = fill_site, .ctx = src};
     memcpy(t.name, gguf_site_name(s).text, sizeof t.name);
     t.n_dim = site_dims(src->m, s, t.dim);
-    t.dtype = site_dtype(s, t.dim[t.n_dim - 1], asked, notes);
-    bool wanted = asked == DT_COUNT || asked == s->base->dtype;
-    if (s->row->flags & ROW_MAPPED && wanted && *dtype_info[s->base->dtype].gguf &&
-        !site_changed(s))
+    if (is_to_be_copied(s, asked))
         t.dtype = s->base->dtype, t.data = s->base->data;
+    else
+        t.dtype = site_dtype(s, t.dim[t.n_dim - 1], asked, notes);
     gguf_add_entry(g, &t);
 }
 

@@ -8,7 +8,7 @@
 /* What was decided on the way; told to the user. */
 typedef struct GgufNotes {
     GgufTokenizerNotes tokenizer;
-    int as_bf16; /* tensors whose rows are no whole blocks of the format asked for */
+    int as_bf16; /* tensors that cannot be written in their format, or have no whole blocks of it */
 } GgufNotes;
 
 /* dtype: of the linears and experts (DT_COUNT: as the base is stored; bf16 where that cannot be

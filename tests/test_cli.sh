@@ -544,7 +544,7 @@ works eval --base_model "$tmp/merged" --datasets "$rows" --datasets.0.type token
 is "$("$TOOL" json loss < "$tmp/out" | cut -c 1-7)" "$trained"
 case='GGUF files'
 works export --base_model "$model" --format gguf --output "$tmp/base.gguf"
-grep -q 'no tokenizer.json' "$tmp/err" || wrong "does not say that there is no tokenizer"
+grep -q 'has no tokenizer' "$tmp/err" || wrong "does not say that there is no tokenizer"
 [ "$(head -c 4 "$tmp/base.gguf")" = GGUF ] || wrong "not a GGUF file"
 works export --base_model "$model" --format gguf --gguf_type q8_0 --output "$tmp/small.gguf"
 grep -q 'no whole blocks of q8_0' "$tmp/err" || wrong "does not say what is not q8_0"

@@ -27,16 +27,19 @@ static int export_gguf(const Config *cfg, Session *s, const char *path, MergeRep
     (void)r;
     TRY(model_write_gguf(path, s->model, gguf_find_dtype(cfg->gguf_type), &notes, e));
     if (notes.tokenizer.none)
-        progress_say(NULL, "%s has no tokenizer.json: the file takes and gives token ids only",
+        progress_say(NULL, "%s has no tokenizer: the file takes and gives token ids only",
                      cfg->base_model);
     if (notes.tokenizer.across_newline)
         progress_say(NULL,
                      "%d pieces of the vocabulary join a newline with something else: llama.cpp "
                      "never makes these",
                      notes.tokenizer.across_newline);
-    if (notes.as_bf16)
+    if (notes.as_bf16 && cfg->gguf_type)
         progress_say(NULL, "%d tensors are bf16: their rows are no whole blocks of %s",
                      notes.as_bf16, cfg->gguf_type);
+    else if (notes.as_bf16)
+        progress_say(NULL, "%d tensors are bf16: what the base has them in is read only",
+                     notes.as_bf16);
     return 0;
 }
 

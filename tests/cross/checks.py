@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gguf
 import h5py
 import numpy as np
 
@@ -178,6 +179,14 @@ class Cross:
         except Refused as e:
             self.refusal_line(f"{label}: gguf-lora", "llama.cpp", str(e), "--format gguf")
 
+    def split_line(self, adapter, base):
+        """A base file with gate and up of the experts apart, as some converters make them."""
+        apart = self.work / "apart.gguf"
+        split_experts(base, apart)
+        lora = self.export("gguf-lora", adapter, "lora.gguf", base_gguf=apart)
+        self.llama_line("adapter: gguf-lora, gate and up apart", apart, lora, self.logits(adapter),
+                        self.greedy(adapter), adapter)
+
     def base_lines(self):
         """The base's GGUF file; None: llama.cpp cannot run this model."""
         try:
@@ -203,9 +212,29 @@ class Cross:
         config = json.loads((self.model / "config.json").read_text())
         if not config.get("text_config", config).get("enable_moe_block"):
             return
+        self.split_line(self.batch.parent / "adapter", base)
         for train in ROUTERS:
             adapter = self.train("router-" + train, **{"router.train": train})
             self.adapter_lines(f"router {train}", adapter, base)
+
+
+def split_experts(path, to):
+    """A GGUF file again, each ffn_gate_up_exps in two."""
+    reader = gguf.GGUFReader(path)
+    out = gguf.GGUFWriter(to, "gemma4")
+    for field in reader.fields.values():
+        if not field.name.startswith("GGUF.") and field.name != "general.architecture":
+            out.add_key_value(field.name, field.contents(), *field.types[:2])
+    for t in reader.tensors:
+        if "ffn_gate_up_exps" not in t.name:
+            out.add_tensor(t.name, t.data)
+            continue
+        for name, part in zip(("ffn_gate_exps", "ffn_up_exps"), np.split(t.data, 2, axis=1)):
+            out.add_tensor(t.name.replace("ffn_gate_up_exps", name), np.ascontiguousarray(part))
+    out.write_header_to_file()
+    out.write_kv_data_to_file()
+    out.write_tensors_to_file()
+    out.close()
 
 
 def tokenizer_lines(table, program, work, like, tokenizer, cases):
