@@ -78,11 +78,13 @@ def show(path, out):
     bold, green, plain = ("\033[1m", "\033[32m", "\033[0m") if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else ("", "", "")
     rows = rows_of(path)
     after = shown(answers(out, "after.jsonl"))
-    for row, old, new in zip(shown(rows), answers(out, "before.jsonl"), after):
+    for i, (row, old, new) in enumerate(zip(shown(rows), answers(out, "before.jsonl"), after)):
         request, expected = row["messages"][-2].get("content"), row["messages"][-1]["content"]
         request = request if isinstance(request, str) else json.dumps(request, ensure_ascii=False)
-        print(f"{bold}{as_lines('request', request)}{plain}\n{as_lines('before', old)}\n{as_lines('after', new)}", end="")
-        print(f"{green}  (as expected){plain}\n" if new == expected else f"\n{as_lines('expected', expected)}\n")
+        print("\n" if i else "", bold, as_lines("request", request), plain, "\n", as_lines("before", old), sep="")
+        print(as_lines("after", new), f"{green}  (as expected){plain}" if new == expected else "", sep="")
+        if new != expected:
+            print(as_lines("expected", expected))
 
 
 def exact(path, out):
