@@ -89,14 +89,29 @@ static void test_words_beside_a_bar(void **state) {
     assert_string_equal(shown(), "");
 }
 
+static void test_the_end_is_told_once(void **state) {
+    (void)state;
+    Progress p = half_way();
+    p.terminal = false;
+    shown();
+    progress_show(&p, 10, "");
+    assert_non_null(strstr(shown(), "walking 10 of 10 steps"));
+    progress_show(&p, 10, "");
+    assert_string_equal(shown(), "");
+    p.terminal = true;
+    progress_end(&p);
+    shown();
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bar),
         cmocka_unit_test(test_error_has_its_own_line),
         cmocka_unit_test(test_words_beside_a_bar),
+        cmocka_unit_test(test_the_end_is_told_once),
     };
     int probe = posix_openpt(O_RDWR | O_NOCTTY);
-    if (probe < 0) return puts("skipped 3 checks: no terminal can be made here"), 77;
+    if (probe < 0) return puts("skipped 4 checks: no terminal can be made here"), 77;
     close(probe);
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -90,6 +90,7 @@ void progress_begin(Progress *p, const char *what, const char *unit, int64_t fir
 void progress_show(Progress *p, int64_t done, const char *note) {
     double now = seconds_now(), spent = now - p->began;
     bool end = done >= p->total;
+    if (end && p->shown > 0 && p->share >= 1) return; /* the last line stands already */
     if (spent < (p->terminal ? TERMINAL_FROM : LOG_FROM)) return;
     if (!end && now - p->shown < (p->terminal ? TERMINAL_EVERY : LOG_EVERY)) return;
     double rate = (double)(done - p->first) / spent;
