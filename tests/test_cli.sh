@@ -623,6 +623,11 @@ is "$(cd "$tmp/tiny" && echo *)" 'config.json model.safetensors tokenizer_config
 case='paths that cannot be'
 refuses 2 'empty path' init --base_model "$model" --output ""
 refuses 1 'holds the input' init --base_model "$model" --output "$model" --overwrite
+printf 'base_model: %s\ndatasets: [{path: %s, type: tokens}]\n' "$model" "$rows" > "$tmp/own.yaml"
+cp "$tmp/own.yaml" "$tmp/own.kept"
+refuses 1 'holds the input .*own.yaml' logits "$tmp/own.yaml" --output "$tmp/own.yaml" --overwrite
+refuses 1 'holds the input .*own.yaml' preprocess "$tmp/own.yaml" --output "$tmp/own.yaml" --overwrite
+cmp -s "$tmp/own.yaml" "$tmp/own.kept" || wrong "wrote over its own config"
 case='init that cannot be'
 refuses 1 'is a file' init --base_model "$model" --output "$tmp/sizes/tiny.json/o" --json
 grep -q '^{"error": ' "$tmp/out" || wrong "the last line is no error as JSON"

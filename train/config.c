@@ -221,7 +221,7 @@ static int check_paths(const Config *cfg, Err *e) {
 }
 
 int config_load(Config *cfg, const char *yaml_path, const Flag *flags, int n_flags, Err *e) {
-    *cfg = (Config){0};
+    *cfg = (Config){.path = yaml_path ? mem_copy_text(yaml_path) : NULL};
     Loader l = {.cfg = cfg, .e = e};
     begin_source(&l, "the key table", NULL);
     for (int k = 0; k < CONFIG_KEYS; k++) {
@@ -238,6 +238,7 @@ int config_load(Config *cfg, const char *yaml_path, const Flag *flags, int n_fla
 void config_free(Config *cfg) {
     for (int k = 0; k < CONFIG_KEYS; k++) config_value_clear(cfg, &config_keys[k]);
     text_list_free(&cfg->warnings);
+    mem_free(cfg->path);
 }
 
 bool config_given(const Config *cfg, const char *name) {

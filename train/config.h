@@ -45,6 +45,7 @@ typedef struct Config {
 #undef KEY
     bool given[CONFIG_KEYS]; /* set by the file or a flag */
     TextList warnings;       /* sentences for the user, such as of ignored keys */
+    char *path;              /* of the file it was read from; NULL: of flags alone */
 } Config;
 #undef GROUP
 #undef MEANS

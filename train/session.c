@@ -399,7 +399,7 @@ int session_write_adapter(Session *s, const char *form, bool keep, const char *d
 
 int output_check(const Config *cfg, Err *e) {
     const char *const inputs[] = {cfg->base_model, cfg->lora_model_dir, cfg->prompts,
-                                  cfg->base_gguf};
+                                  cfg->base_gguf, cfg->path};
     for (size_t i = 0; i < COUNT_OF(inputs) && cfg->output; i++) {
         if (inputs[i] && files_holds(cfg->output, inputs[i]))
             return err_set(e, "output %s holds the input %s; choose another", cfg->output,

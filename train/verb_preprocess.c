@@ -9,6 +9,7 @@
 #include "progress.h"
 #include "rows.h"
 #include "sample_view.h"
+#include "session.h"
 #include "verbs.h"
 
 enum { SHOWN = 5 }; /* samples of --debug */
@@ -125,13 +126,8 @@ static void show_progress(void *user, int64_t done, int64_t total) {
 }
 
 static int begin_output(Preprocess *p, Err *e) {
-    const char *path = p->cfg->output;
-    if (!path) return 0;
-    if (!p->cfg->overwrite && !files_is_empty(path)) {
-        return err_set(e, "output %s is there already; choose another name, or give --overwrite",
-                       path);
-    }
-    return files_begin(&p->out, path, e);
+    TRY(output_check(p->cfg, e));
+    return p->cfg->output ? files_begin(&p->out, p->cfg->output, e) : 0;
 }
 
 static int read_rows(Preprocess *p, DatasetContext *ctx, json_t *result, Err *e) {
