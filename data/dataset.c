@@ -21,12 +21,23 @@ int32_t sample_supervised(const Sample *s) {
 
 /* ---- what the model gives ---- */
 
+/* What a pipe gave for the look at its first row would be missing from the rows. */
+static int check_twice(const char *path, Err *e) {
+    struct stat about;
+    if (stat(path, &about) || S_ISREG(about.st_mode) || S_ISDIR(about.st_mode)) return 0;
+    return err_set(e,
+                   "%s is not a regular file, and rows whose type is auto are read more than once; "
+                   "write them to a file, or say their type",
+                   path);
+}
+
 /* What this entry's rows need; auto asks its first row. */
 static int needs_of(const DatasetSpec *spec, RoomNeeds *needs, Err *e) {
     Jsonl j;
     json_t *first = NULL;
     bool peek = !spec->type || strcmp(spec->type, "auto") == 0;
     if (peek) {
+        TRY(check_twice(spec->path, e));
         int rc = jsonl_open(&j, spec->path, e);
         if (rc == 0) rc = jsonl_next(&j, &first, e);
         jsonl_close(&j);

@@ -208,6 +208,14 @@ refuses 1 'hold no sample' train --base_model "$model" --datasets "$tmp/empty.js
 absent "$tmp/o"
 case='no such dataset'
 refuses 1 'nowhere.jsonl' train --base_model "$model" --datasets "$tmp/nowhere.jsonl" --output_dir "$tmp/o"
+case='rows from a pipe, read twice where their type is auto'
+pipe() { refuses "$@" < "$tmp/fifo"; }
+mkfifo "$tmp/fifo"
+cat "$rows" > "$tmp/fifo" &
+pipe 1 '/dev/stdin is not a regular file' eval --base_model "$model" --datasets /dev/stdin
+wait $!
+refuses 1 'fifo is not a regular file' eval --base_model "$model" --datasets "$tmp/fifo"
+works eval --base_model "$model" --datasets /dev/stdin --compute f32 < "$rows"
 case='nothing to measure'
 printf '{"input_ids": [2, 3], "labels": [2, -100]}\n' > "$tmp/mute.jsonl"
 refuses 1 'datasets: no token is supervised' $(with eval) --datasets "$tmp/mute.jsonl"
