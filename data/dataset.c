@@ -113,6 +113,7 @@ int dataset_open(DatasetContext *ctx, const char *model_dir, const char *which, 
             e, "these datasets need a tokenizer; set base_model to a directory that has one");
     }
     json_t *config = NULL;
+    if (needs > NOTHING) TRY(side_files_check(model_dir, e));
     if (model_dir) TRY(side_files_json(model_dir, "config.json", &config, e));
     int rc = find_vocab(model_dir, config, &ctx->vocab_size, e);
     if (rc == 0 && needs >= A_TOKENIZER) rc = open_tokenizer(ctx, model_dir, config, e);

@@ -122,6 +122,16 @@ bool side_files_has(const char *model, const char *name) {
     return has;
 }
 
+int side_files_check(const char *model, Err *e) {
+    bool dir = files_is_dir(model) &&
+               (side_files_has(model, "config.json") || side_files_has(model, "tokenizer.json"));
+    if (dir || base_file_claims(model) || gguf_claims(model)) return 0;
+    return err_set(e,
+                   "base_model: %s is not a directory with config.json and safetensors files, "
+                   "nor an .h5 made by quantize, nor a .gguf file",
+                   model);
+}
+
 int side_files_read(const char *model, const char *name, Buf *out, Err *e) {
     if (base_file_claims(model)) return read_inside(model, name, out, e);
     if (gguf_claims(model)) return read_gguf(model, name, out, e);

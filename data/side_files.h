@@ -7,6 +7,8 @@
 #include <jansson.h>
 #include "../autograd/base.h"
 
+/* An error, in a sentence about base_model, unless there is something that can be a model. */
+int side_files_check(const char *model, Err *e);
 bool side_files_has(const char *model, const char *name);
 /* Appends a file's bytes; one that is not there is an error. */
 int side_files_read(const char *model, const char *name, Buf *out, Err *e);

@@ -364,12 +364,7 @@ static int open_model(Model **out, const char *dir, bool leave_codes, Err *e) {
     m->dir = mem_copy_text(dir);
     m->leave_codes = leave_codes;
     int bad = arena_open(&m->keep, (size_t)64 << 30, e);
-    if (!bad && !files_is_dir(dir) && !base_file_claims(dir) && !gguf_claims(dir)) {
-        bad = err_set(e,
-                      "base_model: %s is not a directory with config.json and safetensors files, "
-                      "nor an .h5 made by quantize, nor a .gguf file",
-                      dir);
-    }
+    if (!bad) bad = side_files_check(dir, e);
     if (!bad) bad = open_parts(m, e);
     if (bad) {
         model_close(m);

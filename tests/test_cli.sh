@@ -114,6 +114,13 @@ refuses_model() {
 case='no such model'
 rm -rf "$tmp/m"
 refuses_model 'base_model.*is not a directory'
+printf '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n' > "$tmp/chat.jsonl"
+refuses 1 'base_model: owner/name is not a directory' train --base_model owner/name --datasets "$tmp/chat.jsonl" --output_dir "$tmp/o"
+case='a directory that holds no model'
+mkdir "$tmp/m"
+refuses_model 'base_model.*is not a directory with config.json'
+refuses 1 'base_model.*is not a directory with config.json' train --base_model "$tmp/m" --datasets "$tmp/chat.jsonl" --output_dir "$tmp/o"
+absent "$tmp/o"
 case='no config.json'
 damaged
 rm "$tmp/m/config.json"
@@ -209,10 +216,9 @@ absent "$tmp/o"
 case='no such dataset'
 refuses 1 'nowhere.jsonl' train --base_model "$model" --datasets "$tmp/nowhere.jsonl" --output_dir "$tmp/o"
 case='rows from a pipe, read twice where their type is auto'
-pipe() { refuses "$@" < "$tmp/fifo"; }
 mkfifo "$tmp/fifo"
 cat "$rows" > "$tmp/fifo" &
-pipe 1 '/dev/stdin is not a regular file' eval --base_model "$model" --datasets /dev/stdin
+refuses 1 '/dev/stdin is not a regular file' eval --base_model "$model" --datasets /dev/stdin < "$tmp/fifo"
 wait $!
 refuses 1 'fifo is not a regular file' eval --base_model "$model" --datasets "$tmp/fifo"
 works eval --base_model "$model" --datasets /dev/stdin --compute f32 < "$rows"
