@@ -479,6 +479,15 @@ for signal in TERM:143 INT:130; do
     works $(with train $long --output_dir "$tmp/o" --resume_from_checkpoint auto)
     same_end "$tmp/o"
 done
+case='two runs in one directory'
+begun --max_steps $steps
+kill -STOP $pid # so that it is still there
+for way in '--resume_from_checkpoint auto' --overwrite ''; do
+    refuses 1 "another run is writing output_dir $tmp/o;" $(with train --max_steps $steps --output_dir "$tmp/o") $way
+done
+kill -KILL $pid
+wait $pid 2> /dev/null
+works $(with train --max_steps 4 --output_dir "$tmp/o" --overwrite)
 case='a second signal'
 begun --max_steps $steps
 kill -STOP $pid # so that both are there when it goes on

@@ -1,10 +1,14 @@
 /* output_dir.c - see output_dir.h. */
 #include "output_dir.h"
 #include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <fnmatch.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
 #include "../data/files.h"
 #include "checkpoint.h"
 
@@ -85,7 +89,28 @@ static int check_resume(const Config *cfg, Err *e) {
                    cfg->output_dir);
 }
 
+/* A file system that knows no locks keeps nobody out. */
+int output_dir_lock(int *lock, const char *dir, Err *e) {
+    *lock = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (*lock < 0) return files_error(e, "open", dir, errno);
+    if (!flock(*lock, LOCK_EX | LOCK_NB) || errno != EWOULDBLOCK) return 0;
+    close(*lock);
+    *lock = -1;
+    return err_set(e, "another run is writing output_dir %s; choose another, or wait for its end",
+                   dir);
+}
+
+/* Told before any work is done; the run takes the lock once it makes the directory its own. */
+static int check_free(const char *dir, Err *e) {
+    int lock;
+    if (!files_is_dir(dir)) return 0;
+    TRY(output_dir_lock(&lock, dir, e));
+    close(lock);
+    return 0;
+}
+
 int output_dir_check(const Config *cfg, Err *e) {
+    TRY(check_free(cfg->output_dir, e));
     if (cfg->resume_from_checkpoint) {
         TRY(check_resume(cfg, e));
     } else if (!cfg->overwrite && !files_is_empty(cfg->output_dir)) {

@@ -27,6 +27,7 @@ typedef struct Trainer {
     Progress progress;
     Epochs epochs;
     int64_t total_steps;
+    int lock; /* on output_dir; -1: none yet */
     char *metrics;
     DType save_dtype;
 } Trainer;
@@ -278,6 +279,7 @@ static int prepare_output(Trainer *t, Err *e) {
     const Config *cfg = t->cfg;
     char *from = NULL;
     TRY(files_make_dirs(cfg->output_dir, e));
+    TRY(output_dir_lock(&t->lock, cfg->output_dir, e));
     if (cfg->overwrite) TRY(output_dir_clear(cfg->output_dir, e));
     if (cfg->resume_from_checkpoint) {
         TRY(checkpoint_find(&from, cfg->output_dir, cfg->resume_from_checkpoint, e));
@@ -375,7 +377,7 @@ int trainer_check_rows(const Config *cfg, const TrainData *data, Err *e) {
 }
 
 int trainer_run(const Config *cfg, Session *s, const TrainData *data, json_t *result, Err *e) {
-    Trainer t = {.cfg = cfg, .s = s, .data = data};
+    Trainer t = {.cfg = cfg, .s = s, .data = data, .lock = -1};
     TRY(trainer_check_rows(cfg, data, e));
     int status = open_trainer(&t, e);
     if (!status) {
@@ -393,6 +395,7 @@ int trainer_run(const Config *cfg, Session *s, const TrainData *data, json_t *re
         json_object_set_new(result, "output_dir", json_string(cfg->output_dir));
         json_object_set_new(result, "peak_memory_bytes", json_integer((json_int_t)mem_peak()));
     }
+    if (t.lock >= 0) close(t.lock);
     optimizer_close(&t.optimizer);
     route_load_free(&t.load);
     mem_free(t.run.first_hash);
