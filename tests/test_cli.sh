@@ -528,6 +528,14 @@ case='rows held out'
 works $(with train --max_steps 4 --val_set_size 2 --eval_steps 2 --output_dir "$tmp/held")
 grep -q '"eval_loss"' "$tmp/held/metrics.jsonl" || wrong "nothing was evaluated"
 refuses 1 'val_set_size' $(with train --max_steps 4 --val_set_size 6 --output_dir "$tmp/none")
+case='one step of a fresh adapter'
+works $(with train --max_steps 1 --micro_batch_size 1 --gradient_accumulation_steps 1 --output_dir "$tmp/one" --json)
+grep -q '; 1 step of up to 1 row$' "$tmp/err" || wrong "does not count in good English"
+! grep -q '(lora_A)' "$tmp/out" "$tmp/err" || wrong "blames what cannot move yet"
+grep -q 'lora_A aside' "$tmp/err" || wrong "does not say what has not moved yet"
+! grep -o '"routing".*' "$tmp/one/metrics.jsonl" | grep -Eq '[.][0-9]{4}' || wrong "more than the three digits it has"
+works $(with train --max_steps 2 --learning_rate 0.01 --warmup_steps 0 --output_dir "$tmp/one" --overwrite)
+grep -q 'every tensor that learns has moved$' "$tmp/err" || wrong "does not say that all has moved"
 case='logits'
 works $(with logits --output "$tmp/l.h5" --json)
 "$TOOL" json rows < "$tmp/out" > /dev/null || wrong "the last line is no JSON"

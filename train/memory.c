@@ -253,7 +253,13 @@ MemoryPlan memory_plan(Session *s, const Config *cfg, const TrainData *data) {
 
 static double mib(size_t bytes) { return (double)bytes / 1048576; }
 
+void memory_together(char out[32], const MemoryPlan *p) {
+    snprintf(out, 32, p->together == 1 ? "micro-batch" : "%d micro-batches", p->together);
+}
+
 void memory_describe(const MemoryPlan *p, Buf *out) {
+    char together[32];
+    memory_together(together, p);
     buf_printf(out,
                "memory: base %.0f MiB (mapped), what learns %.0f MiB, a step %.0f MiB, all else "
                "%.0f MiB; about %.0f MiB in all",
@@ -261,8 +267,8 @@ void memory_describe(const MemoryPlan *p, Buf *out) {
     if (p->room)
         buf_printf(out,
                    "\nthe base does not fit beside the rest: its layers are read from disk for "
-                   "every %d micro-batches, forward and again backward",
-                   p->together);
+                   "every %s, forward and again backward",
+                   together);
 }
 
 int memory_check(const MemoryPlan *p, Err *e) {

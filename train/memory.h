@@ -24,4 +24,6 @@ MemoryPlan memory_plan(Session *s, const Config *cfg, const TrainData *data);
 void memory_describe(const MemoryPlan *p, Buf *out); /* one line, appended */
 /* An error where this machine has not what must stay in memory (the base's pages may go). */
 int memory_check(const MemoryPlan *p, Err *e);
+/* What goes through a layer together, after "every": "micro-batch", or "3 micro-batches". */
+void memory_together(char out[32], const MemoryPlan *p);
 #endif

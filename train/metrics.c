@@ -85,7 +85,8 @@ int metrics_resume(const char *path, int64_t last, Err *e) {
 }
 
 int metrics_append(const char *path, json_t *line, Err *e) {
-    char *text = json_dumps(line, JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(17));
+    /* of 15 digits, so that 0.99 is written as such */
+    char *text = json_dumps(line, JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(15));
     int bad = files_append_line(path, text, e);
     mem_free(text);
     json_decref(line);

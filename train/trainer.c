@@ -123,6 +123,8 @@ static int log_step(Trainer *t, const StepResult *r, const EvalResult *eval, Err
     return metrics_append(t->metrics, line, e);
 }
 
+static const char *plural(int64_t n) { return n == 1 ? "" : "s"; }
+
 /* What is about to run, and whether it can; a base that does not fit is made ready to stream. */
 static int start(const Trainer *t, Err *e) {
     Session *s = t->s;
@@ -134,12 +136,18 @@ static int start(const Trainer *t, Err *e) {
     memory_describe(&plan, &text);
     progress_say(NULL, "%s", text.p);
     buf_free(&text);
-    progress_say(NULL, "data: %ld rows to learn, %ld held out; %ld steps of up to %ld %s",
-                 (long)t->data->n_rows, (long)t->data->n_held_out, (long)t->total_steps,
-                 (long)t->epochs.per_step, t->cfg->sample_packing ? "packed rows" : "rows");
+    progress_say(NULL, "data: %ld row%s to learn, %ld held out; %ld step%s of up to %ld %s%s",
+                 (long)t->data->n_rows, plural(t->data->n_rows), (long)t->data->n_held_out,
+                 (long)t->total_steps, plural(t->total_steps), (long)t->epochs.per_step,
+                 t->cfg->sample_packing ? "packed row" : "row", plural(t->epochs.per_step));
     TRY(memory_check(&plan, e));
     s->together = plan.together;
     return plan.room ? stream_open(&s->model->stream, s->model, plan.room, e) : 0;
+}
+
+/* While B is 0, as a fresh adapter begins, no gradient reaches A: it moves from step 2 on. */
+static bool is_waiting(const Trainer *t, const Param *p) {
+    return p->learns && p->role == PARAM_LORA_A && t->run.step == 1 && !t->cfg->lora_model_dir;
 }
 
 /* Tensors that hold the very values they began with: something meant to learn did not. */
@@ -147,6 +155,7 @@ static json_t *unmoved(const Trainer *t) {
     json_t *list = json_array();
     for (int i = 0; i < t->s->params.n; i++) {
         const Param *p = &t->s->params.param[i];
+        if (is_waiting(t, p)) continue;
         if (p->learns && hash_bytes(0, p->tensor->data, (size_t)tensor_bytes(p->tensor)) ==
                              t->run.first_hash[i]) {
             static const char *const role[] = {
@@ -170,10 +179,14 @@ static void report_stream(Stream *s, json_t *result) {
     json_object_set_new(result, "streaming_waited_seconds", json_real(waited));
 }
 
-static void report_unmoved(json_t *list) {
+static void report_unmoved(const Trainer *t, json_t *list) {
     size_t n = json_array_size(list);
-    if (!n) return progress_say(NULL, "every tensor that learns has moved");
-    progress_say(NULL, "%zu tensors did not move%s:", n, n > 8 ? " (the first 8)" : "");
+    bool waits = false;
+    for (int i = 0; i < t->s->params.n; i++) waits |= is_waiting(t, &t->s->params.param[i]);
+    const char *but = waits ? ", lora_A aside: in a fresh adapter it moves from step 2 on" : "";
+    if (!n) return progress_say(NULL, "every tensor that learns has moved%s", but);
+    progress_say(NULL, "%zu tensor%s did not move%s%s:", n, plural((int64_t)n), but,
+                 n > 8 ? " (the first 8)" : "");
     for (size_t i = 0; i < n && i < 8; i++)
         progress_say(NULL, "  %s", json_string_value(json_array_get(list, i)));
 }
@@ -388,7 +401,7 @@ int trainer_run(const Config *cfg, Session *s, const TrainData *data, json_t *re
     if (!status) {
         json_t *still = unmoved(&t);
         if (s->model->stream) report_stream(s->model->stream, result);
-        report_unmoved(still);
+        report_unmoved(&t, still);
         json_object_set_new(result, "unmoved", still);
         json_object_set_new(result, "steps", json_integer(t.run.step));
         json_object_set_new(result, "tokens", json_integer(t.run.tokens));

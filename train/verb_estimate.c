@@ -166,14 +166,16 @@ static Unit unit_of(size_t most) {
 static void tell(const Config *cfg, const MemoryPlan *p, const Work *w, const Disk *d, double rate,
                  double per_token) {
     Unit u = unit_of(p->peak);
+    char together[32];
+    memory_together(together, p);
     progress_say(NULL, "memory       base %.2f + learns %.2f + step %.2f + else %.2f = %.2f %s",
                  (double)p->base / u.bytes, (double)p->learns / u.bytes, (double)p->step / u.bytes,
                  (double)p->other / u.bytes, (double)p->peak / u.bytes, u.name);
     if (p->room)
         progress_say(NULL,
                      "             the base has %.2f: what does not stay is read from disk for "
-                     "every %d micro-batches, and on the way back",
-                     (double)p->whole / u.bytes, p->together);
+                     "every %s, and on the way back",
+                     (double)p->whole / u.bytes, together);
     progress_say(NULL, "disk         base.h5 %.2f, %s %.2f, a checkpoint %.2f %s",
                  (double)d->base / u.bytes, strcmp(cfg->adapter, "none") ? "adapter" : "model",
                  (double)d->result / u.bytes, (double)d->checkpoint / u.bytes, u.name);
