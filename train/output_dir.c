@@ -11,6 +11,7 @@
 #include <unistd.h>
 #include "../data/files.h"
 #include "checkpoint.h"
+#include "session.h"
 
 /* What a run writes and a later one would not surely replace: full training leaves model*, an
  * adapter leaves adapter_*. */
@@ -109,8 +110,18 @@ static int check_free(const char *dir, Err *e) {
     return 0;
 }
 
+/* A resumed run may have written them already, when it began. */
+static int check_gradients(const Config *cfg, Err *e) {
+    const char *path = cfg->save_gradients;
+    if (!path) return 0;
+    TRY(output_check_file(cfg, "save_gradients", path, e));
+    if (cfg->overwrite || cfg->resume_from_checkpoint || !files_exists(path)) return 0;
+    return err_set(e, "save_gradients %s exists; choose another or give --overwrite", path);
+}
+
 int output_dir_check(const Config *cfg, Err *e) {
     TRY(check_free(cfg->output_dir, e));
+    TRY(check_gradients(cfg, e));
     if (cfg->resume_from_checkpoint) {
         TRY(check_resume(cfg, e));
     } else if (!cfg->overwrite && !files_is_empty(cfg->output_dir)) {

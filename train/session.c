@@ -1,5 +1,6 @@
 /* session.c - see session.h. */
 #include "session.h"
+#include <fnmatch.h>
 #include <stdio.h>
 #include <string.h>
 #include "../autograd/weight.h"
@@ -397,7 +398,27 @@ int session_write_adapter(Session *s, const char *form, bool keep, const char *d
     return bad;
 }
 
+/* Whether path is a file of the checkpoint or adapter in dir; a base.h5 may stand beside them. */
+static bool is_part_of(const char *path, const char *dir) {
+    static const char *const part[] = {"*.safetensors", "*.json", "*.jinja", "*.model"};
+    for (size_t i = 0; i < COUNT_OF(part); i++) {
+        if (!fnmatch(part[i], path, 0)) return files_exists(path) && files_holds(dir, path);
+    }
+    return false;
+}
+
+int output_check_file(const Config *cfg, const char *key, const char *path, Err *e) {
+    const char *const from[] = {cfg->base_model, cfg->lora_model_dir};
+    for (size_t i = 0; i < COUNT_OF(from); i++) {
+        if (from[i] && is_part_of(path, from[i]))
+            return err_set(e, "%s %s is a file of the input %s; choose another", key, path,
+                           from[i]);
+    }
+    return 0;
+}
+
 int output_check(const Config *cfg, Err *e) {
+    if (cfg->output) TRY(output_check_file(cfg, "output", cfg->output, e));
     const char *const inputs[] = {cfg->base_model, cfg->lora_model_dir, cfg->prompts,
                                   cfg->base_gguf, cfg->path};
     for (size_t i = 0; i < COUNT_OF(inputs) && cfg->output; i++) {

@@ -37,6 +37,8 @@ int session_write_adapter(Session *s, const char *form, bool keep, const char *d
 
 /* An error where output exists and is not to be written over; called before any work is done. */
 int output_check(const Config *cfg, Err *e);
+/* An error where path, which the key named so gives, is one of the files that the run reads. */
+int output_check_file(const Config *cfg, const char *key, const char *path, Err *e);
 
 /* How far the step arena fills with these n micro-batches in one pass (what they are made of lies
  * in it already), found by a dry run: forward and, if learns, backward. */
