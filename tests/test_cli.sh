@@ -785,6 +785,20 @@ echo mine > "$tmp/mine.h5"
 refuses 1 'base_cache .*mine.h5 is no base' eval --base_model "$tmp/m" --base_quantization tq4 --base_cache "$tmp/mine.h5" $tokens
 is "$(cat "$tmp/mine.h5")" mine
 refuses 2 'empty path' eval --base_model "$tmp/m" --base_quantization tq4 --base_cache '' $tokens
+case='a place for the cache where another base lies'
+works quantize --base_model "$tmp/m" --base_quantization nf4 --output "$tmp/mine.h5" --overwrite
+cp "$tmp/mine.h5" "$tmp/kept.h5"
+loss_of "$tmp/m" --base_quantization nf4 --base_cache "$tmp/mine.h5"
+refuses 1 'mine.h5 is a base of another format or model.*name another file' \
+    eval --base_model "$tmp/m" --base_quantization tq4 --base_cache "$tmp/mine.h5" $tokens
+refuses 1 'mine.h5 is a base of another format or model' \
+    eval --base_model "$model" --base_quantization nf4 --base_cache "$tmp/mine.h5" $tokens
+cmp -s "$tmp/mine.h5" "$tmp/kept.h5" || wrong "replaced it"
+loss_of "$tmp/m" --base_quantization tq4 --base_cache "$tmp/mine.h5" --overwrite
+is "$loss" "$quantised"
+loss_of "$tmp/m" --base_quantization tq4 --base_cache "$tmp/mine.h5"
+is "$loss" "$quantised"
+rm "$tmp/mine.h5" "$tmp/kept.h5"
 case='two at once'
 rm "$tmp/m/moesmith-tq4.h5"
 checks=$((checks + 1))

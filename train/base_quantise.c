@@ -149,11 +149,20 @@ static int build(const Model *m, const BaseWords *words, const char *path, const
     return bad;
 }
 
+static int refuse_other(const char *path, Err *e) {
+    return err_set(e,
+                   "base_cache %s is a base of another format or model, or of weights that have "
+                   "changed since, and would be replaced; name another file, remove it, or give "
+                   "--overwrite",
+                   path);
+}
+
 static int build_or_wait(Quantised *q, const BaseWords *words, const char *path, const char *key,
-                         const SideFiles *files, bool reuse, Err *e) {
-    bool busy = true, told = false;
+                         const SideFiles *files, IfThere there, Err *e) {
+    bool busy = true, told = false, reuse = there != THERE_REPLACE;
     while (busy) {
         if (reuse && base_made_of(path, words, key)) return 0;
+        if (there == THERE_KEEP && files_exists(path)) return refuse_other(path, e);
         TRY(build(q->model, words, path, key, files, &busy, e));
         if (busy && !told) progress_say(NULL, "another run is writing %s: waiting for it", path);
         told = reuse = true; /* what the other makes is as good */
@@ -164,7 +173,7 @@ static int build_or_wait(Quantised *q, const BaseWords *words, const char *path,
 }
 
 int base_quantise(Quantised *out, const char *dir, const BaseWords *words, const char *path,
-                  bool reuse, Err *e) {
+                  IfThere there, Err *e) {
     char key[32];
     SideFiles files = {0};
     *out = (Quantised){0};
@@ -172,7 +181,7 @@ int base_quantise(Quantised *out, const char *dir, const BaseWords *words, const
     count_before(out);
     int bad = source_key(key, out->model->weights, dir, e) ||
               model_side_files(out->model, dir, &files, e) ||
-              build_or_wait(out, words, path, key, &files, reuse, e);
+              build_or_wait(out, words, path, key, &files, there, e);
     side_files_free(&files);
     if (bad) quantised_close(out);
     return bad ? -1 : 0;
@@ -250,9 +259,16 @@ static int changes_anything(bool *changes, const char *dir, const BaseWords *wor
     return 0;
 }
 
-static int make_cache(const char *path, const char *dir, const BaseWords *words, Err *e) {
+/* A file that base_cache names may be one that the user made; the name of any other says that it is
+ * a cache, and of which format. */
+static IfThere if_there(const Config *cfg) {
+    bool named = cfg->base_cache && base_file_claims(cfg->base_cache);
+    return named && !cfg->overwrite ? THERE_KEEP : THERE_REUSE;
+}
+
+static int make_cache(const char *path, const Config *cfg, const BaseWords *words, Err *e) {
     Quantised q;
-    TRY(base_quantise(&q, dir, words, path, true, e));
+    TRY(base_quantise(&q, cfg->base_model, words, path, if_there(cfg), e));
     if (q.made) progress_say(NULL, "wrote %s: later runs open it", path);
     quantised_close(&q);
     return 0;
@@ -271,7 +287,7 @@ int base_to_open(char **path, const Config *cfg, Err *e) {
         *path = mem_copy_text(cfg->base_model);
         return 0;
     }
-    if (cache_path(path, cfg, &words, e) || make_cache(*path, cfg->base_model, &words, e)) {
+    if (cache_path(path, cfg, &words, e) || make_cache(*path, cfg, &words, e)) {
         mem_free(*path);
         *path = NULL;
         return -1;

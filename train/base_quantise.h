@@ -9,10 +9,12 @@ typedef struct Quantised {
     int64_t before[KIND_COUNT]; /* bytes of the checkpoint's tensors */
     bool made;                  /* false: the file was there */
 } Quantised;
-/* dir into path. reuse: a file that was made from this checkpoint with these words is left as it
- * is. One that another process is making is waited for. */
+/* What becomes of a file that is there. REUSE: one made from this checkpoint with these words is
+ * left as it is. KEEP: and any other is an error that calls it base_cache. */
+typedef enum IfThere { THERE_REPLACE, THERE_REUSE, THERE_KEEP } IfThere;
+/* dir into path. A file that another process is making is waited for. */
 int base_quantise(Quantised *out, const char *dir, const BaseWords *words, const char *path,
-                  bool reuse, Err *e);
+                  IfThere there, Err *e);
 void quantised_close(Quantised *q);
 
 /* What to open for a config's base_model and base_quantization, on the heap: base_model itself, or

@@ -42,7 +42,7 @@ int verb_quantize(const Config *cfg, json_t *result, Err *e) {
     if (bad) return bad;
     TRY(output_check(cfg, e));
     double began = seconds_now();
-    TRY(base_quantise(&q, cfg->base_model, &words, cfg->output, false, e));
+    TRY(base_quantise(&q, cfg->base_model, &words, cfg->output, THERE_REPLACE, e));
     if (q.model->notes.n) progress_say(NULL, "%.*s", (int)q.model->notes.n - 1, q.model->notes.p);
     bad = base_report(cfg->output, q.model, q.before, result, e);
     if (!bad) {
