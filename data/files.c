@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -156,6 +157,17 @@ void files_forget(const void *data, size_t bytes) {
               to = (from + bytes) / page * page;
     from = (from + page - 1) / page * page;
     if (from < to) madvise((void *)from, to - from, MADV_DONTNEED);
+}
+
+int files_lock_dir(const char *dir, int *lock, bool *busy, Err *e) {
+    *busy = false;
+    *lock = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (*lock < 0) return files_error(e, "open", dir, errno);
+    *busy = flock(*lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+    if (!*busy) return 0;
+    close(*lock);
+    *lock = -1;
+    return 0;
 }
 
 int files_make_dirs(const char *path, Err *e) {

@@ -31,6 +31,9 @@ void files_forget(const void *data, size_t bytes);
 void files_drop_cached(const char *path, int64_t offset, size_t bytes);
 
 int files_make_dirs(const char *path, Err *e); /* mkdir -p */
+/* Locks a directory for this process: *lock stays open for as long, close(*lock) gives it up. *busy:
+ * another process has it, and *lock is -1. A file system that knows no locks keeps nobody out. */
+int files_lock_dir(const char *dir, int *lock, bool *busy, Err *e);
 int files_remove(const char *path, Err *e); /* a file or a whole directory; nothing there is fine */
 int files_copy(const char *from, const char *to, Err *e); /* one regular file, atomically */
 

@@ -654,13 +654,11 @@ is "$(cd "$tmp/tiny" && echo *)" 'config.json model.safetensors tokenizer_config
 case='paths that cannot be'
 refuses 2 'empty path' init --base_model "$model" --output ""
 refuses 1 'holds the input' init --base_model "$model" --output "$model" --overwrite
-<<<<<<< HEAD
 printf 'base_model: %s\ndatasets: [{path: %s, type: tokens}]\n' "$model" "$rows" > "$tmp/own.yaml"
 cp "$tmp/own.yaml" "$tmp/own.kept"
 refuses 1 'holds the input .*own.yaml' logits "$tmp/own.yaml" --output "$tmp/own.yaml" --overwrite
 refuses 1 'holds the input .*own.yaml' preprocess "$tmp/own.yaml" --output "$tmp/own.yaml" --overwrite
 cmp -s "$tmp/own.yaml" "$tmp/own.kept" || wrong "wrote over its own config"
-=======
 cp -r "$model" "$tmp/own"
 for part in model.safetensors config.json; do
     refuses 1 "output .*$part is a file of the input" logits --base_model "$tmp/own" --datasets "$rows" --output "$tmp/own/$part" --overwrite
@@ -671,7 +669,6 @@ done
 echo mine > "$tmp/gradients"
 refuses 1 'save_gradients .* exists' train --base_model "$model" --datasets "$rows" --output_dir "$tmp/owned" --save_gradients "$tmp/gradients"
 is "$(cat "$tmp/gradients")" mine
->>>>>>> f0e4a1c (output, save_gradients: refuse to write over a file of the checkpoint or adapter that the run reads)
 case='init that cannot be'
 refuses 1 'is a file' init --base_model "$model" --output "$tmp/sizes/tiny.json/o" --json
 grep -q '^{"error": ' "$tmp/out" || wrong "the last line is no error as JSON"

@@ -1,13 +1,10 @@
 /* output_dir.c - see output_dir.h. */
 #include "output_dir.h"
 #include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <fnmatch.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <unistd.h>
 #include "../data/files.h"
 #include "checkpoint.h"
@@ -90,13 +87,10 @@ static int check_resume(const Config *cfg, Err *e) {
                    cfg->output_dir);
 }
 
-/* A file system that knows no locks keeps nobody out. */
 int output_dir_lock(int *lock, const char *dir, Err *e) {
-    *lock = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (*lock < 0) return files_error(e, "open", dir, errno);
-    if (!flock(*lock, LOCK_EX | LOCK_NB) || errno != EWOULDBLOCK) return 0;
-    close(*lock);
-    *lock = -1;
+    bool busy;
+    TRY(files_lock_dir(dir, lock, &busy, e));
+    if (!busy) return 0;
     return err_set(e, "another run is writing output_dir %s; choose another, or wait for its end",
                    dir);
 }
