@@ -111,8 +111,7 @@ size_t params_bytes(const ParamSet *ps) {
     return ps->memory.top + (ps->weight ? 0 : 2 * block);
 }
 
-int params_open(ParamSet *ps, Model *m, const Plan *plan, uint64_t seed, Err *e) {
-    TRY(params_open_shapes(ps, m, plan, e));
+int params_fill(ParamSet *ps, Model *m, uint64_t seed, Err *e) {
     if ((size_t)ps->numel * 8 > mem_total()) {
         return err_set(
             e,
@@ -131,6 +130,11 @@ int params_open(ParamSet *ps, Model *m, const Plan *plan, uint64_t seed, Err *e)
     }
     params_zero_grad(ps);
     return 0;
+}
+
+int params_open(ParamSet *ps, Model *m, const Plan *plan, uint64_t seed, Err *e) {
+    TRY(params_open_shapes(ps, m, plan, e));
+    return params_fill(ps, m, seed, e);
 }
 
 void params_close(ParamSet *ps) {

@@ -43,6 +43,8 @@ typedef struct ParamSet {
 int params_open(ParamSet *ps, Model *m, const Plan *plan, uint64_t seed, Err *e);
 /* The same without memory for any values: what a dry tape needs. */
 int params_open_shapes(ParamSet *ps, Model *m, const Plan *plan, Err *e);
+/* What params_open does beyond that: memory, and first values. */
+int params_fill(ParamSet *ps, Model *m, uint64_t seed, Err *e);
 /* Bytes that params_open takes of ps->memory. */
 size_t params_bytes(const ParamSet *ps);
 void params_close(ParamSet *ps);

@@ -116,6 +116,39 @@ RUN="$MOESMITH train --base_model $golden/moe/model --datasets $golden/moe/batch
     --max_steps 1 --json --output_dir $tmp/run" awk "$large" > "$tmp/took" 2> "$tmp/err" || wrong "train below a large process"
 [ -n "$sanitized" ] || [ "$(field peak_memory_bytes "$tmp/took")" -lt 50000000 ] || wrong "the peak of another process: $(cat "$tmp/took")"
 
+# ---- a machine that is too small ----
+
+# small_machine ARGUMENT... - the program where a process may have 60 MB; status 77: no group to be had
+small_machine() {
+    group=
+    for file in memory/memory.limit_in_bytes memory.max; do
+        at=/sys/fs/cgroup/${file%memory*}moesmith-test-$$
+        mkdir "$at" 2> /dev/null || continue
+        if [ -e "$at/cgroup.procs" ] && echo 60000000 2> /dev/null > "$at/${file##*/}"; then group=$at && break; fi
+        rmdir "$at"
+    done
+    [ -n "$group" ] || return 77
+    sh -c 'echo $$ > "$0/cgroup.procs" && exec "$@"' "$group" "$MOESMITH" "$@"
+    got=$?
+    rmdir "$group"
+    return $got
+}
+set -- --base_model "$tmp/experts" --datasets "$tmp/few.jsonl" --datasets.0.type tokens --lora_r 64 --max_steps 1 --json
+if [ -z "$sanitized" ]; then
+    "$MOESMITH" estimate "$@" > "$tmp/said" 2> "$tmp/err" || wrong "estimate of a large adapter"
+    [ "$(field fits "$tmp/said")" = true ] || wrong "does not fit: $(cat "$tmp/said")"
+    rm -rf "$tmp/run"
+    small_machine train "$@" --output_dir "$tmp/run" > "$tmp/took" 2> "$tmp/err"
+    case $? in
+    1) grep -q '^moesmith: the run needs about .* MiB beside the mapped base' "$tmp/err" || wrong "says something else"
+       [ ! -e "$tmp/run" ] || wrong "left an output_dir"
+       small_machine estimate "$@" > "$tmp/said" 2> "$tmp/err" || wrong "estimate on a small machine"
+       [ "$(field fits "$tmp/said")" = false ] || wrong "fits: $(cat "$tmp/said")" ;;
+    77) echo "skipped: no control group for a small machine" ;;
+    *) wrong "a run that cannot fit is not refused" ;;
+    esac
+fi
+
 # ---- a config.json alone ----
 
 "$MOESMITH" estimate --base_model "$tmp/experts.json" --sequence_len 512 --json > "$tmp/said" 2> "$tmp/err" ||

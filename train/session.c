@@ -334,18 +334,21 @@ static int open_base(Session *s, const Config *cfg, Err *e) {
     return 0;
 }
 
+int session_fill(Session *s, const Config *cfg, Err *e) {
+    if (s->params.weight) return 0;
+    TRY(params_fill(&s->params, s->model, (uint64_t)cfg->seed, e));
+    if (!cfg->lora_model_dir) return 0;
+    return adapter_read(&s->params, &s->plan, &s->adapter, s->model, e);
+}
+
 static int open_parts(Session *s, const Config *cfg, SessionUse use, Err *e) {
     TRY(use == USE_SHAPES ? open_shapes(s, cfg, e) : open_base(s, cfg, e));
     const Buf *notes = &s->model->notes;
     if (notes->n) progress_say(NULL, "%.*s", (int)notes->n - 1, notes->p);
     int bad = plan_session(s, cfg, use, e);
     if (bad) return bad;
-    if (use == USE_SHAPES)
-        TRY(params_open_shapes(&s->params, s->model, &s->plan, e));
-    else
-        TRY(params_open(&s->params, s->model, &s->plan, (uint64_t)cfg->seed, e));
-    if (cfg->lora_model_dir && use != USE_SHAPES)
-        TRY(adapter_read(&s->params, &s->plan, &s->adapter, s->model, e));
+    TRY(params_open_shapes(&s->params, s->model, &s->plan, e));
+    if (use == USE_TO_TRAIN || use == USE_AS_IS) TRY(session_fill(s, cfg, e));
     for (int i = 0; i < s->params.n && use == USE_AS_IS; i++)
         s->params.param[i].tensor->wants_grad = false;
     TRY(arena_open(&s->step, (size_t)256 << 30, e));

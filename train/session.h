@@ -6,9 +6,9 @@
 #include "../model/merge.h"
 #include "config.h"
 
-/* SHAPES: as to train, for a dry run only: nothing of the base is read, nothing that learns has
- * memory, and base_model may be a config.json alone. */
-typedef enum SessionUse { USE_TO_TRAIN, USE_AS_IS, USE_SHAPES } SessionUse;
+/* UNFILLED: as to train, but what learns has no memory before session_fill. SHAPES: for a dry run
+ * only: so it stays, nothing of the base is read, and base_model may be a config.json alone. */
+typedef enum SessionUse { USE_TO_TRAIN, USE_UNFILLED, USE_AS_IS, USE_SHAPES } SessionUse;
 
 typedef struct Session {
     Model *model;
@@ -24,9 +24,11 @@ typedef struct Session {
     size_t resident_before, peak_before; /* of the process, when the session was opened */
 } Session;
 
-/* AS_IS: the base, with lora_model_dir where given; nothing wants a gradient. TO_TRAIN, SHAPES:
- * what the config says learns; CONFIG_REFUSED where it cannot of this model. */
+/* AS_IS: the base, with lora_model_dir where given; nothing wants a gradient. The others: what the
+ * config says learns; CONFIG_REFUSED where it cannot of this model. */
 int session_open(Session *s, const Config *cfg, SessionUse use, Err *e);
+/* Memory and first values for what learns, if it has none yet. */
+int session_fill(Session *s, const Config *cfg, Err *e);
 /* AS_IS, with the weights that base_model itself holds: base_quantization is not looked at. */
 int session_open_original(Session *s, const Config *cfg, Err *e);
 void session_close(Session *s);

@@ -30,6 +30,7 @@ typedef struct Trainer {
     int lock; /* on output_dir; -1: none yet */
     char *metrics;
     DType save_dtype;
+    MemoryPlan plan;
 } Trainer;
 
 /* What one optimiser step did. */
@@ -125,24 +126,33 @@ static int log_step(Trainer *t, const StepResult *r, const EvalResult *eval, Err
 
 static const char *plural(int64_t n) { return n == 1 ? "" : "s"; }
 
-/* What is about to run, and whether it can; a base that does not fit is made ready to stream. */
+/* Whether the run can be, asked before anything large has memory. */
+static int check_memory(Trainer *t, Err *e) {
+    Buf text = {0};
+    t->plan = memory_plan(t->s, t->cfg, t->data);
+    int bad = memory_check(&t->plan, e);
+    memory_describe(&t->plan, &text);
+    if (bad) progress_say(NULL, "%s", text.p);
+    buf_free(&text);
+    return bad;
+}
+
+/* What is about to run; a base that does not fit is made ready to stream. */
 static int start(const Trainer *t, Err *e) {
     Session *s = t->s;
     Buf text = {0};
     session_describe(s, &text);
     progress_say(NULL, "%.*s", (int)text.n - 1, text.p);
     text.n = 0;
-    MemoryPlan plan = memory_plan(s, t->cfg, t->data);
-    memory_describe(&plan, &text);
+    memory_describe(&t->plan, &text);
     progress_say(NULL, "%s", text.p);
     buf_free(&text);
     progress_say(NULL, "data: %ld row%s to learn, %ld held out; %ld step%s of up to %ld %s%s",
                  (long)t->data->n_rows, plural(t->data->n_rows), (long)t->data->n_held_out,
                  (long)t->total_steps, plural(t->total_steps), (long)t->epochs.per_step,
                  t->cfg->sample_packing ? "packed row" : "row", plural(t->epochs.per_step));
-    TRY(memory_check(&plan, e));
-    s->together = plan.together;
-    return plan.room ? stream_open(&s->model->stream, s->model, plan.room, e) : 0;
+    s->together = t->plan.together;
+    return t->plan.room ? stream_open(&s->model->stream, s->model, t->plan.room, e) : 0;
 }
 
 /* While B is 0, as a fresh adapter begins, no gradient reaches A: it moves from step 2 on. */
@@ -342,6 +352,9 @@ static int open_trainer(Trainer *t, Err *e) {
     OptimizerSettings set = {cfg->weight_decay, cfg->adam_beta1, cfg->adam_beta2,
                              cfg->adam_epsilon};
     const ParamSet *ps = &t->s->params;
+    t->s->model->dropout = (float)cfg->lora_dropout;
+    TRY(check_memory(t, e));
+    TRY(session_fill(t->s, cfg, e));
     plan_steps(t);
     t->load = route_load_new(t->s->model);
     t->metrics = files_join(cfg->output_dir, "metrics.jsonl");
@@ -362,7 +375,6 @@ static int open_trainer(Trainer *t, Err *e) {
     CHECK(rule, "optimizer %s", cfg->optimizer);
     TRY(optimizer_open(&t->optimizer, rule, &set, ps, e));
     set_lr_ratios(t);
-    t->s->model->dropout = (float)cfg->lora_dropout;
     t->s->model->dropout_seed = (uint64_t)cfg->seed;
     t->s->model->on_route = route_load_add;
     t->s->model->on_route_ctx = &t->load;

@@ -248,8 +248,10 @@ static int estimate_rows(const Config *cfg, const TrainData *d, bool real, json_
         tell(cfg, &p, &w, &disk, rate, per_token);
         json_object_update(result, all);
         json_decref(all);
-        Err fits;
-        if (memory_check(&p, &fits)) progress_say(NULL, "this machine is too small: %s", fits.text);
+        Err why;
+        bool fits = memory_check(&p, &why) == 0;
+        json_object_set_new(result, "fits", json_boolean(fits));
+        if (!fits) progress_say(NULL, "this machine is too small: %s", why.text);
     }
     session_close(&s);
     return bad;

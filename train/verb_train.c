@@ -9,7 +9,7 @@ static int train_rows(const Config *cfg, Rows *rows, json_t *result, Err *e) {
     Rows test = {0};
     TrainData d;
     int status = rows_split(rows, &test, cfg, &d, e);
-    if (!status) status = session_open(&s, cfg, USE_TO_TRAIN, e);
+    if (!status) status = session_open(&s, cfg, USE_UNFILLED, e);
     if (!status) {
         status = trainer_run(cfg, &s, &d, result, e);
         session_close(&s);
