@@ -3,11 +3,9 @@
 #include "pack.h"
 #include "cpu.h"
 #include "simd.h"
+#include "tiles.h"
 #include "turn.h"
 #include <string.h>
-#ifdef __x86_64__
-#include "tiles.h"
-#endif
 
 /* n columns of some rows (<= TILE_TOKENS) become whole tiles, one behind the other. */
 typedef void PackTiles(const float *const *row, int64_t some, int64_t n, float s, bool right,
@@ -65,7 +63,6 @@ static void pack_tiles(const float *const *row, int64_t some, int64_t n, float s
 
 /* ---- the same by the instructions there are for it (which take subnormal values for zero) ---- */
 
-#ifdef __x86_64__
 enum { AHEAD = 3 * TILE_COLS };
 AMX_TARGET static void pack_tiles_avx512(const float *const *row, int64_t some, int64_t n, float s,
                                          bool right, char *tile) {
@@ -88,9 +85,6 @@ AMX_TARGET static void pack_tiles_avx512(const float *const *row, int64_t some, 
     }
 }
 static PackTiles *pack_fn(void) { return cpu_isa() == ISA_AMX ? pack_tiles_avx512 : pack_tiles; }
-#else
-static PackTiles *pack_fn(void) { return pack_tiles; }
-#endif
 
 /* ---- rows ---- */
 
