@@ -1,44 +1,10 @@
 /* test_files.c - reading, writing beside, and what failing at any point leaves behind. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <setjmp.h>
-#include <cmocka.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include "data/files.h"
-
-static Err err;
-static char *root; /* a fresh directory for every test */
-
-static int set_up(void **state) {
-    (void)state;
-    const char *base = getenv("TMPDIR");
-    char *pattern = files_join(base ? base : P_tmpdir, "moesmith-files-XXXXXX");
-    root = mkdtemp(pattern);
-    return root ? 0 : -1;
-}
-
-static int tear_down(void **state) {
-    (void)state;
-    int bad = files_remove(root, &err);
-    mem_free(root);
-    return bad;
-}
-
-/* root/name; a few at a time stay valid. */
-static const char *in(const char *name) {
-    static char paths[8][512];
-    static int next;
-    char *path = paths[next++ % 8];
-    snprintf(path, sizeof paths[0], "%s/%s", root, name);
-    return path;
-}
+#include "scratch.h"
 
 static void put(const char *name, const char *text) {
     assert_int_equal(files_write_whole(in(name), text, strlen(text), &err), 0);

@@ -3,53 +3,13 @@
  * are not whole. (What the models answer: test_reference.c; what blocks decode to:
  * test_gguf_blocks.c.)
  */
-#include <stdarg.h>
-#include <stddef.h>
-#include <setjmp.h>
-#include <cmocka.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include "data/chat.h"
-#include "data/files.h"
 #include "data/gguf.h"
 #include "data/json.h"
 #include "data/side_files.h"
 #include "data/tokenizer.h"
 #include "model/model.h"
-
-static Err err;
-static char *root;
-
-static int set_up(void **state) {
-    (void)state;
-    const char *base = getenv("TMPDIR");
-    root = mkdtemp(files_join(base ? base : P_tmpdir, "moesmith-gguf-XXXXXX"));
-    return root ? 0 : -1;
-}
-
-static int tear_down(void **state) {
-    (void)state;
-    int bad = files_remove(root, &err);
-    mem_free(root);
-    return bad;
-}
-
-static const char *in(const char *name) {
-    static char path[512];
-    snprintf(path, sizeof path, "%s/%s", root, name);
-    return path;
-}
-
-static void ok(int rc) {
-    if (rc) fail_msg("%s", err.text);
-}
-
-static void refused(int rc, const char *part) {
-    if (rc != -1) fail_msg("accepted what should be refused: '%s'", part);
-    assert_null(strchr(err.text, '\n'));
-    if (!strstr(err.text, part)) fail_msg("'%s' does not say '%s'", err.text, part);
-}
+#include "scratch.h"
 
 /* ---- building ---- */
 

@@ -1,35 +1,7 @@
 /* test_gguf_writer.c - a written GGUF file is, byte for byte, what ggml's own writer makes of the
  * same keys and tensors: tests/golden/gguf/sample.gguf, by make_sample.py beside it. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <setjmp.h>
-#include <cmocka.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include "data/files.h"
 #include "data/gguf_writer.h"
-
-static Err err;
-static char *root;
-
-static void ok(int rc) {
-    if (rc) fail_msg("%s", err.text);
-}
-
-static int set_up(void **state) {
-    (void)state;
-    const char *base = getenv("TMPDIR");
-    root = mkdtemp(files_join(base ? base : P_tmpdir, "moesmith-gguf-XXXXXX"));
-    return root ? 0 : -1;
-}
-
-static int tear_down(void **state) {
-    (void)state;
-    int bad = files_remove(root, &err);
-    mem_free(root);
-    return bad;
-}
+#include "scratch.h"
 
 /* The sample's values, in the same float32 steps. */
 static int fill(void *ctx, int64_t first, int64_t n, float *dst, Err *e) {

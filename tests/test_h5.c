@@ -1,47 +1,20 @@
 /* test_h5.c - arrays, rows and attributes out and in; files that are foreign, cut short or cannot
  * be written. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <setjmp.h>
-#include <cmocka.h>
 #include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
-#include "data/files.h"
 #include "data/h5.h"
+#include "scratch.h"
 
 /* HDF5 loses a chunk's buffer of its own when it cannot write the chunk. */
 const char *__lsan_default_suppressions(void);
 const char *__lsan_default_suppressions(void) { return "leak:libhdf5"; }
 
-static Err err;
-static char *root, path[512];
+static char path[512];
 
-static int set_up(void **state) {
-    (void)state;
-    const char *base = getenv("TMPDIR");
-    root = mkdtemp(files_join(base ? base : P_tmpdir, "moesmith-h5-XXXXXX"));
-    if (root) snprintf(path, sizeof path, "%s/x.h5", root);
-    return root ? 0 : -1;
-}
-
-static int tear_down(void **state) {
-    (void)state;
-    int bad = files_remove(root, &err);
-    mem_free(root);
+static int set_up_file(void **state) {
+    int bad = set_up(state);
+    if (!bad) snprintf(path, sizeof path, "%s", in("x.h5"));
     return bad;
-}
-
-static void ok(int rc) {
-    if (rc) fail_msg("%s", err.text);
-}
-
-static void refused(int rc, const char *part) {
-    assert_int_equal(rc, -1);
-    assert_null(strchr(err.text, '\n'));
-    if (!strstr(err.text, part)) fail_msg("'%s' does not say '%s'", err.text, part);
 }
 
 static const int32_t experts[2][3] = {{1, 2, 3}, {4, 5, 6}};
@@ -294,7 +267,7 @@ static void test_same_bytes(void **state) {
     buf_free(&two);
 }
 
-#define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
+#define TEST(f) cmocka_unit_test_setup_teardown(f, set_up_file, tear_down)
 int main(void) {
     const struct CMUnitTest tests[] = {
         TEST(test_arrays),     TEST(test_attributes),        TEST(test_long_text),

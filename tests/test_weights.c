@@ -1,51 +1,9 @@
 /* test_weights.c - safetensors built byte by byte: what is accepted, what is refused and in which
  * words; the writer against the reader; sharded checkpoints; the oracle's models. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <setjmp.h>
-#include <cmocka.h>
 #include <dirent.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include "data/files.h"
 #include "data/json.h"
 #include "data/safetensors.h"
-
-static Err err;
-static char *root;
-
-static int set_up(void **state) {
-    (void)state;
-    const char *base = getenv("TMPDIR");
-    root = mkdtemp(files_join(base ? base : P_tmpdir, "moesmith-weights-XXXXXX"));
-    return root ? 0 : -1;
-}
-
-static int tear_down(void **state) {
-    (void)state;
-    int bad = files_remove(root, &err);
-    mem_free(root);
-    return bad;
-}
-
-static const char *in(const char *name) {
-    static char paths[8][512];
-    static int next;
-    char *path = paths[next++ % 8];
-    snprintf(path, sizeof paths[0], "%s/%s", root, name);
-    return path;
-}
-
-static void ok(int rc) {
-    if (rc) fail_msg("%s", err.text);
-}
-
-static void refused(int rc, const char *part) {
-    if (rc != -1) fail_msg("accepted what should be refused: '%s'", part);
-    assert_null(strchr(err.text, '\n'));
-    if (!strstr(err.text, part)) fail_msg("'%s' does not say '%s'", err.text, part);
-}
+#include "scratch.h"
 
 /* A file of this header text and this many bytes of data: 0, 1, 2, ... */
 static void put(const char *name, const char *header, int data) {
