@@ -9,6 +9,7 @@
 #include <string.h>
 #include "../data/weights.h"
 #include "stored.h"
+#include "oracle.h"
 
 static int compared;
 
@@ -77,16 +78,7 @@ static void test_golden(void **state) {
 
 static void test_oracle(void **state) {
     (void)state;
-    const char *given = getenv("MOESMITH_ORACLE");
-    char path[512];
-    snprintf(path, sizeof path, "%s/quant/gguf.safetensors", given ? given : "../shared/oracle");
-    FILE *f = fopen(path, "rb");
-    if (!f) {
-        print_message("skipped 1 check: no oracle (MOESMITH_ORACLE=DIR)\n");
-        skip();
-    }
-    fclose(f);
-    check_file(path, "dequantised");
+    check_file(oracle_file("quant/gguf.safetensors"), "dequantised");
     assert_int_equal(compared, 9 + 3);
 }
 

@@ -9,6 +9,7 @@
 #include "../autograd/quant/nf4_flat.h"
 #include "../data/weights_bnb.h"
 #include "stored.h"
+#include "oracle.h"
 
 static int nf4_cases;
 
@@ -137,17 +138,8 @@ static void test_nf4_golden(void **state) {
 }
 static void test_nf4_oracle(void **state) {
     (void)state;
-    const char *given = getenv("MOESMITH_ORACLE");
-    char path[512];
-    snprintf(path, sizeof path, "%s/quant/nf4.safetensors", given ? given : "../shared/oracle");
-    FILE *f = fopen(path, "rb");
-    if (!f) {
-        print_message("skipped 1 check: no oracle (MOESMITH_ORACLE=DIR)\n");
-        skip();
-    }
-    fclose(f);
     nf4_cases = 0;
-    check_nf4_file(path);
+    check_nf4_file(oracle_file("quant/nf4.safetensors"));
     assert_true(nf4_cases > 5);
 }
 
