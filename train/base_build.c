@@ -294,17 +294,11 @@ static int open_writer(BaseWriter **out, const BaseJob *job, const BaseTensor *t
     return bad;
 }
 
-static void show_step(void *ctx, int64_t done, int64_t total) {
-    Progress *p = ctx;
-    p->total = total;
-    progress_show(p, done, "");
-}
-
 static int verify_file(const char *path, Err *e) {
     Progress p;
     Err ignored;
     progress_begin(&p, "checking", "bytes", 0, 0);
-    int bad = base_file_verify(path, show_step, &p, e);
+    int bad = base_file_verify(path, progress_step, &p, e);
     progress_end(&p);
     if (bad) files_remove(path, &ignored);
     return bad;

@@ -109,6 +109,12 @@ void progress_show(Progress *p, int64_t done, const char *note) {
         fprintf(stderr, "%s %s\n", p->what, p->line);
 }
 
+void progress_step(void *progress, int64_t done, int64_t total) {
+    Progress *p = progress;
+    p->total = total;
+    progress_show(p, done, "");
+}
+
 void progress_end(Progress *p) {
     if (p->terminal) progress_break();
     p->shown = 0;

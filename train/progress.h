@@ -16,6 +16,8 @@ double seconds_now(void); /* monotonic */
 void progress_begin(Progress *p, const char *what, const char *unit, int64_t first, int64_t total);
 /* note: a few words beside the bar ("loss 1.23"), may be "". */
 void progress_show(Progress *p, int64_t done, const char *note);
+/* progress_show for those below who call back: progress is a Progress, total may be known only now. */
+void progress_step(void *progress, int64_t done, int64_t total);
 void progress_end(Progress *p);
 /* A line of its own, above a bar that is being shown. */
 void progress_say(const Progress *p, const char *fmt, ...) PRINTF_LIKE(2, 3);

@@ -499,17 +499,11 @@ void session_describe(const Session *s, Buf *out) {
     }
 }
 
-static void show_step(void *ctx, int64_t done, int64_t total) {
-    Progress *p = ctx;
-    p->total = total;
-    progress_show(p, done, "");
-}
-
 static int check_base(const Session *s, Err *e) {
     Progress p;
     progress_break(); /* of the run's own bar */
     progress_begin(&p, "no number: checking the base", "values", 0, 0);
-    int bad = model_check_finite(s->model, show_step, &p, e);
+    int bad = model_check_finite(s->model, progress_step, &p, e);
     progress_end(&p);
     return bad;
 }
