@@ -70,32 +70,23 @@ ENCODER(mxfp4_gguf, 17)
 PACKED_DTYPES(X)
 #undef X
 
-const DTypeInfo dtype_info[DT_COUNT] = {
+/* clang-format off */
 #define PLAIN(name_, values, bytes, file, number)                                                  \
-    {.name = #name_,                                                                               \
-     .safetensors = file,                                                                          \
-     .gguf = file,                                                                                 \
-     .gguf_number = number,                                                                        \
-     .block_n = values,                                                                            \
-     .block_bytes = bytes,                                                                         \
-     .to_f32 = name_##_rows_to_f32,                                                                \
-     .from_f32 = name_##_rows_from_f32},
-    PLAIN_DTYPES(PLAIN)
+    {.name = #name_, .safetensors = file, .gguf = file, .gguf_number = number,                     \
+     .block_n = values, .block_bytes = bytes,                                                      \
+     .to_f32 = name_##_rows_to_f32, .from_f32 = name_##_rows_from_f32},
 #define BLOCKS(name_, values, bytes, file, number, encoder)                                        \
-    {.name = #name_,                                                                               \
-     .safetensors = "",                                                                            \
-     .gguf = file,                                                                                 \
-     .gguf_number = number,                                                                        \
-     .block_n = values,                                                                            \
-     .block_bytes = bytes,                                                                         \
-     .from_f32 = encoder,                                                                          \
-     .open = name_##_open},
-        BLOCK_DTYPES(BLOCKS)
+    {.name = #name_, .safetensors = "", .gguf = file, .gguf_number = number,                       \
+     .block_n = values, .block_bytes = bytes, .from_f32 = encoder, .open = name_##_open},
 #define PACKED(name_, ...)                                                                         \
     {.name = #name_, .safetensors = "", .gguf = "", .packed = &packed_##name_},
-            PACKED_DTYPES(
-                PACKED)[DT_nf4_flat] = {.name = "nf4_flat", .safetensors = "", .gguf = ""},
+const DTypeInfo dtype_info[DT_COUNT] = {
+    PLAIN_DTYPES(PLAIN)
+    BLOCK_DTYPES(BLOCKS)
+    PACKED_DTYPES(PACKED)
+    [DT_nf4_flat] = {.name = "nf4_flat", .safetensors = "", .gguf = ""},
 };
+/* clang-format on */
 
 DType dtype_find(const char *name) {
     for (int i = 0; i < DT_COUNT && name; i++) {
