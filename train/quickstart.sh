@@ -39,9 +39,9 @@ answers() {
             half = NR > 32; rows[half]++; was[half] += old == want; is[half] += new == want
         }
         part == "shown" && index(shown, " " NR " ") {
-            if (!told[half]++) print (half ? "With a word that no training row has\n" : "New combinations of words that it was trained on\n")
-            print "  request   " bold ask plain "\n  before    " old
-            print "  after     " new (new == want ? green "  (as expected)" plain : "\n  expected  " want) "\n"
+            if (!told[half]++) print (half ? "\nWith a word that no training row has" : "New combinations of words that it was trained on")
+            print "\n  request   " bold ask plain "\n  before    " old
+            print "  after     " new (new == want ? green "  (as expected)" plain : "\n  expected  " want)
         }
         part == "missed" && new != want {
             if (!missed++) print "\n  Not exact:"
