@@ -159,6 +159,18 @@ void files_forget(const void *data, size_t bytes) {
     if (from < to) madvise((void *)from, to - from, MADV_DONTNEED);
 }
 
+int files_temp_dir(char **dir, const char *name, Err *e) {
+    const char *tmp = getenv("TMPDIR");
+    Buf path = {0};
+    if (!tmp || !*tmp) tmp = "/tmp";
+    buf_printf(&path, "%s/moesmith-%s-XXXXXX", tmp, name);
+    *dir = path.p;
+    if (mkdtemp(path.p)) return 0;
+    err_set(e, "cannot make a directory in %s: %s; set TMPDIR to another", tmp, strerror(errno));
+    buf_free(&path);
+    return -1;
+}
+
 int files_lock_dir(const char *dir, int *lock, bool *busy, Err *e) {
     *busy = false;
     *lock = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);

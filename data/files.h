@@ -31,6 +31,9 @@ void files_forget(const void *data, size_t bytes);
 void files_drop_cached(const char *path, int64_t offset, size_t bytes);
 
 int files_make_dirs(const char *path, Err *e); /* mkdir -p */
+/* A new directory in TMPDIR (/tmp where that is not set) for what is not kept; its path is on the
+ * heap. name: a word of its own name. */
+int files_temp_dir(char **dir, const char *name, Err *e);
 /* Locks a directory for this process: *lock stays open for as long, close(*lock) gives it up. *busy:
  * another process has it, and *lock is -1. A file system that knows no locks keeps nobody out. */
 int files_lock_dir(const char *dir, int *lock, bool *busy, Err *e);

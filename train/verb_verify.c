@@ -2,7 +2,6 @@
  * tensor by tensor, on rows, every expert by itself, and by a canary. A format is one row of a
  * table. */
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 #include "../autograd/weight.h"
 #include "../data/base_file.h"
@@ -91,14 +90,9 @@ static int check_canary(Verify *v, const VerifyFormat *f, const char *dir, Err *
 }
 
 static int canary(Verify *v, const VerifyFormat *f, Err *e) {
-    const char *tmp = getenv("TMPDIR");
-    char *dir = files_join(tmp && *tmp ? tmp : "/tmp", "moesmith-canary-XXXXXX");
+    char *dir;
     Err ignored;
-    if (!mkdtemp(dir)) {
-        err_set(e, "cannot make a directory for the canary in %s; set TMPDIR", tmp ? tmp : "/tmp");
-        mem_free(dir);
-        return -1;
-    }
+    TRY(files_temp_dir(&dir, "canary", e));
     float *kept = verify_make_canary(v);
     int bad = check_canary(v, f, dir, e);
     verify_restore(v, kept);
@@ -137,16 +131,10 @@ static int verify_all(Verify *v, const VerifyFormat *f, json_t *result, Err *e) 
 
 /* ---- base.h5 ---- */
 
-static void show(void *ctx, int64_t done, int64_t total) {
-    Progress *p = ctx;
-    p->total = total;
-    progress_show(p, done, "");
-}
-
 static int verify_base(const Config *cfg, json_t *result, Err *e) {
     Progress p;
     progress_begin(&p, "verifying", "bytes", 0, 0);
-    int bad = base_file_verify(cfg->output, show, &p, e);
+    int bad = base_file_verify(cfg->output, progress_step, &p, e);
     progress_end(&p);
     if (bad) return -1;
     json_object_set_new(result, "output", json_string(cfg->output));
@@ -162,6 +150,23 @@ static const VerifyFormat *format_named(const char *name) {
     return NULL;
 }
 
+static int refuse(const Config *cfg, Err *e) {
+    Buf known = {0};
+    for (size_t i = 0; i < COUNT_OF(formats); i++)
+        buf_printf(&known, "%s%s", i ? ", " : "", formats[i].name);
+    if (!cfg->format)
+        err_set(e, "verify: name what --output is with --format (%s)", known.p);
+    else if (!format_named(cfg->format))
+        err_set(e,
+                "verify: --format %s cannot be verified by this version; it can verify %s and a "
+                "base.h5",
+                cfg->format, known.p);
+    else
+        err_set(e, "verify: name the adapter that was exported with --lora_model_dir");
+    buf_free(&known);
+    return CONFIG_REFUSED;
+}
+
 static int open_run(Verify *v, const VerifyFormat *f, Err *e) {
     bool dequantised = !f->is_adapter && !strcmp(v->cfg->merge_into, "dequantised");
     TRY(dequantised ? session_open(&v->run, v->cfg, USE_AS_IS, e)
@@ -175,13 +180,7 @@ int verb_verify(const Config *cfg, json_t *result, Err *e) {
     Verify v = {.cfg = cfg, .rounded = DT_f32};
     if (base_file_claims(cfg->output)) return verify_base(cfg, result, e);
     const VerifyFormat *f = format_named(cfg->format);
-    if (!f || (f->is_adapter && !cfg->lora_model_dir)) {
-        err_set(e, "verify: %s",
-                !cfg->format ? "name what --output is with --format"
-                : !f         ? "this --format cannot be verified by this version"
-                             : "name the adapter that was exported with --lora_model_dir");
-        return CONFIG_REFUSED;
-    }
+    if (!f || (f->is_adapter && !cfg->lora_model_dir)) return refuse(cfg, e);
     int bad = open_run(&v, f, e);
     if (bad) return bad;
     bad = verify_all(&v, f, result, e);
