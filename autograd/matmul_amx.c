@@ -14,7 +14,7 @@
  * 256, whose tiles the second level cache holds. */
 #include "amx.h"
 #include "matmul_kernels.h"
-#include "quant/avx512.h"
+#include "quant/avx512_gguf.h"
 #include "quant/line.h"
 #include "weight.h"
 
@@ -31,15 +31,17 @@ typedef struct Scratch {
     float block[PANEL_ROWS * BLOCK_COLS];  /* what weight_open gives */
 } Scratch;
 
-/* Blocks of a strip of a matrix in the order in which they are met. */
+/* Blocks of a strip of a matrix in the order in which they are met. Packed formats stand block by
+ * block, the others row by row; first is NULL where weight_open alone reads them. */
 typedef struct Walk {
-    const char *first, *tail; /* tail: packed formats */
+    const char *first, *tail; /* packed: the first block, what stands behind it; else: its row */
     int64_t count;
-    int64_t step, tail_step;    /* bytes from a block to the next */
-    int64_t after, tail_after;  /* from the first block to that of the next strip */
-    int64_t ld;                 /* plain formats; others are read by weight_open alone */
-    int64_t rows, cols;         /* of the matrix, from the first block on */
-    int64_t row_step, col_step; /* from a block to the next */
+    int64_t step, tail_step;      /* packed: bytes from a block to the next */
+    int64_t after, tail_after;    /* packed: from the first block to that of the next strip */
+    int64_t ld, col;              /* row by row: bytes of a row, the first block's column */
+    int64_t rows, cols;           /* of the matrix, from the first block on */
+    int64_t row_step, col_step;   /* from a block to the next */
+    int64_t row_after, col_after; /* from the first block to that of the next strip */
 } Walk;
 
 /* What gives some columns of the results: a panel forward, a column of blocks backward. */
@@ -70,9 +72,11 @@ static Strip strip_at(const Job *j, int64_t s) {
     Walk *walks[] = {&strip.weight, &strip.low_rank};
     for (int i = 0; i < 2; i++) {
         Walk *w = walks[i];
-        if (w->first) w->first += s * w->after;
+        if (w->first) w->first += s * (w->after + w->row_after * w->ld);
         if (w->tail) w->tail += s * w->tail_after;
-        *(j->back ? &w->cols : &w->rows) -= columns;
+        w->col += s * w->col_after;
+        w->rows -= s * w->row_after;
+        w->cols -= s * w->col_after;
     }
     *(j->back ? &strip.col : &strip.row) += columns;
     strip.out += columns;
@@ -86,10 +90,10 @@ static Strip strip_at(const Job *j, int64_t s) {
 typedef struct Format {
     Line (*open)(const Block *, int i, __m512 values);
     const float *values;
-    int value_bytes; /* plain formats, else 0 */
-    int block_bytes; /* packed formats, else 0 */
-    bool slow;       /* no opener: blocks go through weight_open */
+    int unit_n, unit_bytes; /* values that are stored together; n 0: a block of a packed format */
+    bool slow;              /* no opener: blocks go through weight_open */
 } Format;
+static const Format plain_f32 = {open_f32, INT4_VALUE, 1, 4, false};
 
 /* Lines that are being opened: lines i.. of block b, and so on, `left` in all. */
 typedef struct Opening {
@@ -101,17 +105,30 @@ typedef struct Opening {
     int i, left;
 } Opening;
 
-AMX_INLINE Block block_at(const Walk *w, int64_t b) {
-    return (Block){.bytes = w->first + b * w->step,
-                   .tail = w->tail ? w->tail + b * w->tail_step : NULL,
-                   .ld = w->ld,
-                   .rows = (int)(w->rows - b * w->row_step),
-                   .cols = (int)(w->cols - b * w->col_step)};
+/* Where rows and columns behind a strip's first block stand, in formats that stand row by row. */
+AMX_INLINE int64_t offset_of(const Walk *w, int64_t rows, int64_t cols, const Format *f) {
+    return rows * w->ld + (w->col + cols) / f->unit_n * f->unit_bytes;
+}
+AMX_INLINE Block block_at(const Walk *w, int64_t b, const Format *f) {
+    int64_t rows = b * w->row_step, cols = b * w->col_step;
+    Block block = {.ld = w->ld, .rows = (int)(w->rows - rows), .cols = (int)(w->cols - cols)};
+    if (f->unit_n) {
+        block.bytes = w->first + offset_of(w, rows, cols, f);
+        block.from = (int)((w->col + cols) % f->unit_n);
+    } else {
+        block.bytes = w->first + b * w->step;
+        block.tail = w->tail ? w->tail + b * w->tail_step : NULL;
+    }
+    return block;
 }
 
 /* A block that is met n blocks after block b, perhaps by the next task. It need not exist. */
-AMX_INLINE const char *ahead_of(const Walk *w, int64_t b, int64_t n) {
-    int64_t at = b + n < w->count ? (b + n) * w->step : w->after + (b + n - w->count) * w->step;
+AMX_INLINE const char *ahead_of(const Walk *w, int64_t b, int64_t n, const Format *f) {
+    bool past = b + n >= w->count;
+    int64_t i = b + n - past * w->count, at = past * w->after + i * w->step;
+    if (f->unit_n)
+        at = offset_of(w, past * w->row_after + i * w->row_step,
+                       past * w->col_after + i * w->col_step, f);
     return (const char *)((uintptr_t)w->first + (uintptr_t)at);
 }
 AMX_INLINE void prefetch(const char *ahead, int64_t at) {
@@ -119,13 +136,17 @@ AMX_INLINE void prefetch(const char *ahead, int64_t at) {
 }
 /* The i-th sixteenth of the block ahead. */
 AMX_INLINE void prefetch_line(const Opening *o, const Format *f) {
-    const int whole = f->block_bytes / (LINES * 64), rest = f->block_bytes % (LINES * 64);
+    const int bytes = f->unit_bytes, whole = bytes / (LINES * 64), rest = bytes % (LINES * 64);
+    if (f->unit_n) {
+        const int row = BLOCK_COLS * f->unit_bytes / f->unit_n;
+        for (int at = 0; at < row; at += 64) {
+            prefetch(o->ahead, 2 * o->i * o->block.ld + at);
+            prefetch(o->ahead, (2 * o->i + 1) * o->block.ld + at);
+        }
+        return;
+    }
     for (int k = 0; k < whole; k++) prefetch(o->ahead, (k * LINES + o->i) * 64);
     if (o->i * 64 < rest) prefetch(o->ahead, (whole * LINES + o->i) * 64);
-    for (int at = 0; at < BLOCK_COLS * f->value_bytes; at += 64) {
-        prefetch(o->ahead, 2 * o->i * o->block.ld + at);
-        prefetch(o->ahead, (2 * o->i + 1) * o->block.ld + at);
-    }
 }
 
 /* A block of a format without an opener, as plain rows of float32. */
@@ -137,7 +158,8 @@ static Block block_slowly(const Job *j, const Strip *s, int64_t b) {
     for (int64_t r = 0; r < rows; r++) {
         weight_open(j->w, s->row + row + r, s->col + col, cols, block + r * BLOCK_COLS);
     }
-    return (Block){(const char *)block, NULL, BLOCK_COLS * 4, (int)rows, (int)cols};
+    return (Block){
+        .bytes = (const char *)block, .ld = BLOCK_COLS * 4, .rows = (int)rows, .cols = (int)cols};
 }
 
 /* Line i of a block as rows of left operands: a tile has 16 rows of one half. */
@@ -170,8 +192,8 @@ AMX_INLINE int64_t block_opened(bool back) { return block_steps(back) * 2 * TILE
  * beside, is there. */
 AMX_INLINE void start_block(const Job *j, Opening *o, const Format *f) {
     const Walk *w = &o->strip->weight;
-    o->block = f->slow ? block_slowly(j, o->strip, o->b) : block_at(w, o->b);
-    o->ahead = ahead_of(w, o->b, j->chunk_blocks + 1);
+    o->block = f->slow ? block_slowly(j, o->strip, o->b) : block_at(w, o->b, f);
+    o->ahead = ahead_of(w, o->b, j->chunk_blocks + 1, f);
 }
 
 /* The next n lines, all of one block. */
@@ -228,14 +250,11 @@ typedef struct Kernel {
 } Kernel;
 
 enum {
-#define X(name, bytes, tail, turned) BLOCK_BYTES_##name = bytes,
+#define X(name, bytes, tail, turned) UNIT_N_##name = 0, UNIT_BYTES_##name = bytes,
     PACKED_DTYPES(X)
 #undef X
-#define X(name, n, bytes, ...) BLOCK_BYTES_##name = 0, VALUE_BYTES_##name = bytes,
-        PLAIN_DTYPES(X)
-#undef X
-#define X(name, ...) VALUE_BYTES_##name = 0,
-            PACKED_DTYPES(X)
+#define X(name, n, bytes, ...) UNIT_N_##name = n, UNIT_BYTES_##name = bytes,
+        PLAIN_DTYPES(X) BLOCK_DTYPES(X)
 #undef X
 };
 
@@ -250,9 +269,9 @@ enum {
 #define KERNELS(name, ...)                                                                         \
     KERNEL(name##_forward, false, __VA_ARGS__)                                                     \
     KERNEL(name##_backward, true, __VA_ARGS__)
-#define X(name, values)                                                                            \
-    KERNELS(name, open_##name, values, VALUE_BYTES_##name, BLOCK_BYTES_##name, false)
+#define X(name, values) KERNELS(name, open_##name, values, UNIT_N_##name, UNIT_BYTES_##name, false)
 AVX512_FORMATS(X)
+AVX512_GGUF_FORMATS(X)
 #undef X
 KERNELS(slow, open_f32, INT4_VALUE, 0, 0, true)
 
@@ -260,7 +279,7 @@ static const Kernel kernels[DT_COUNT][2] = {
 #define X(name, values)                                                                            \
     [DT_##name] = {{open_##name##_forward, multiply_##name##_forward},                             \
                    {open_##name##_backward, multiply_##name##_backward}},
-    AVX512_FORMATS(X)
+    AVX512_FORMATS(X) AVX512_GGUF_FORMATS(X)
 #undef X
 };
 static const Kernel slow_kernels[2] = {{open_slow_forward, multiply_slow_forward},
@@ -362,7 +381,7 @@ static Chunk chunk_at(const Job *j, int64_t c, int64_t n, const Strip *strip) {
 AMX_TARGET static Opening start_opening(const Job *j, const Chunk *c) {
     int64_t count = c->strip->weight.count;
     for (int64_t b = c->first < count ? count : c->first; b < c->end; b++) {
-        Block block = block_at(&c->strip->low_rank, b - count);
+        Block block = block_at(&c->strip->low_rank, b - count, &plain_f32);
         for (int i = 0; i < LINES; i++) {
             Line v = open_f32(&block, i, _mm512_setzero_ps());
             put_line(&v, c->opened + (b - c->first) * block_opened(j->back), i, j->back);
@@ -453,28 +472,28 @@ static void forward(const ForwardTask *t, void *scratch) {
              .ld = t->ldy,
              .scratch = scratch};
     Walk *w = &j.first.weight;
-    *w = (Walk){
-        .count = ceil_div(cols, BLOCK_COLS), .rows = t->n, .cols = cols, .col_step = BLOCK_COLS};
+    *w = (Walk){.count = ceil_div(cols, BLOCK_COLS),
+                .rows = t->n,
+                .cols = cols,
+                .col_step = BLOCK_COLS,
+                .row_after = PANEL_ROWS};
     if (d->packed) {
         w->first = t->panel;
         w->step = d->packed->block_bytes;
         w->tail = w->first + w->count * w->step;
         w->after = w->tail_after = panel_bytes(t->w->dtype, cols);
-    } else if (d->to_f32) {
-        w->ld = cols * d->block_bytes;
+    } else if (d->block_n) {
+        w->ld = dtype_bytes(t->w->dtype, cols);
         w->first = (const char *)t->w->data + t->row * w->ld;
-        w->step = BLOCK_COLS * d->block_bytes;
-        w->after = PANEL_ROWS * w->ld;
     }
     if (t->b) {
         j.first.low_rank = (Walk){.first = (const char *)t->b,
                                   .count = ceil_div(t->R, BLOCK_COLS),
-                                  .step = BLOCK_COLS * 4,
-                                  .after = PANEL_ROWS * t->R * 4,
                                   .ld = t->R * 4,
                                   .rows = t->n,
                                   .cols = t->R,
-                                  .col_step = BLOCK_COLS};
+                                  .col_step = BLOCK_COLS,
+                                  .row_after = PANEL_ROWS};
     }
     run(&j);
 }
@@ -493,28 +512,27 @@ static void backward(const BackwardTask *t, void *scratch) {
     *w = (Walk){.count = ceil_div(t->rows, PANEL_ROWS),
                 .rows = t->rows,
                 .cols = t->n,
-                .row_step = PANEL_ROWS};
+                .row_step = PANEL_ROWS,
+                .col_after = BLOCK_COLS};
     if (d->packed) {
         int64_t block = d->packed->block_bytes;
         w->first = (const char *)t->panel + t->col / BLOCK_COLS * block;
         w->tail = (const char *)t->panel + ceil_div(cols, BLOCK_COLS) * block;
         w->step = w->tail_step = panel_bytes(t->w->dtype, cols);
         w->after = block;
-    } else if (d->to_f32) {
-        w->ld = cols * d->block_bytes;
-        w->first = (const char *)t->w->data + t->row * w->ld + t->col * d->block_bytes;
-        w->step = PANEL_ROWS * w->ld;
-        w->after = BLOCK_COLS * d->block_bytes;
+    } else if (d->block_n) {
+        w->ld = dtype_bytes(t->w->dtype, cols);
+        w->first = (const char *)t->w->data + t->row * w->ld;
+        w->col = t->col;
     }
     if (t->a) {
         j.first.low_rank = (Walk){.first = (const char *)t->a,
                                   .count = ceil_div(t->R, PANEL_ROWS),
-                                  .step = PANEL_ROWS * t->lda * 4,
-                                  .after = BLOCK_COLS * 4,
                                   .ld = t->lda * 4,
                                   .rows = t->R,
                                   .cols = t->n,
-                                  .row_step = PANEL_ROWS};
+                                  .row_step = PANEL_ROWS,
+                                  .col_after = BLOCK_COLS};
     }
     run(&j);
 }

@@ -272,7 +272,8 @@ static void backward_case(const Case *c) {
 /* ---- all of them ---- */
 
 static const int64_t widths[] = {704, 40, 96, 2816, 7, 24, 640, 2112};
-static const int64_t block_widths[] = {768, 256, 512, 2816, 1024};
+static const int64_t widths_of_32[] = {768, 96, 256, 32, 2816, 160, 1024};
+static const int64_t widths_of_256[] = {768, 256, 512, 2816, 1024};
 static const int64_t heights[] = {64, 33, 7, 96, 40, 32, 65, 1, 160};
 static const int64_t ranks[] = {0, 8, 1, 33, 300};
 static const int64_t tokens[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13,  14,  15,
@@ -281,7 +282,8 @@ static const int64_t tokens[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12,
 
 /* Widths that a format's rows can have, of both directions. */
 static int64_t width_of(DType d, size_t i) {
-    return dtype_in_blocks(d) ? PICK(block_widths, i) : PICK(widths, i);
+    if (!dtype_in_blocks(d)) return PICK(widths, i);
+    return dtype_info[d].block_n == 32 ? PICK(widths_of_32, i) : PICK(widths_of_256, i);
 }
 
 /* Every format meets every width and height; ranks and numbers of tokens go round (their counts
@@ -291,13 +293,9 @@ static void all_cases(const MatmulKernels *k) {
     for (DType d = 0; d < DT_COUNT; d++) {
         if (!dtype_is_weight(d)) continue;
         for (size_t i = 0; i < 9; i++, n++) {
-            Case c = {k,
-                      d,
-                      PICK(heights, i),
-                      width_of(d, i),
-                      PICK(tokens, 7 * n),
-                      PICK(ranks, n),
-                      n % 2 == 0};
+            Case c = {
+                k,         d, PICK(heights, i), width_of(d, i), PICK(tokens, 7 * n), PICK(ranks, n),
+                n % 2 == 0};
             if (c.rows * c.cols * c.m > (int64_t)1 << 22) c.m = 17 + n % 20;
             forward_case(&c);
             int64_t rows = c.rows;

@@ -1,7 +1,8 @@
 /* avx512.h - how every stored format opens to bfloat16 with AVX-512: two neighbouring rows by 64
  * columns at once, the line of line.h. Opened values are bf16(code * scale): scales go into the
  * 16-entry table before the look-up, one table per row (or half row), so that nothing is scaled
- * per value. A new packed format is one opener here and one line in AVX512_FORMATS.
+ * per value. A new packed format is one opener here and one line in AVX512_FORMATS; those of GGUF
+ * files have theirs in avx512_gguf.h.
  *
  * Row-major matrices are read under masks: nothing outside the matrix is touched, and what would
  * lie there opens as zero. */
@@ -15,10 +16,11 @@
 
 /* 32 rows by 64 columns of a stored matrix. */
 typedef struct Block {
-    const char *bytes; /* packed formats: the block; plain ones: its first value */
+    const char *bytes; /* packed formats: the block; others: where its first value is stored */
     const char *tail;  /* packed formats: what stands behind the panel's last block */
-    int64_t ld;        /* plain formats: bytes from a row to the next */
-    int rows, cols;    /* plain formats: how many of it lie in the matrix; 32, 64 or more: all */
+    int64_t ld;        /* others: bytes from a row to the next */
+    int from;          /* others: the first of the values that are stored together there */
+    int rows, cols;    /* others: how many of it lie in the matrix; 32, 64 or more: all */
 } Block;
 
 /* Rows n = 2i and n + 1 of a block: columns 0..31 and 32..63 of n, then those of n + 1; 32 values

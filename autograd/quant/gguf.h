@@ -17,7 +17,7 @@ enum { PART = 32 }; /* values that are opened at a time */
 SIMD_INLINE float f16_at(const uint8_t *p) {
     uint16_t h;
     memcpy(&h, p, sizeof h);
-    return f16_to_f32(h);
+    return simd_f16(h);
 }
 
 SIMD_INLINE void q8_0_part(const uint8_t *block, int part, float *dst) {
@@ -58,10 +58,13 @@ SIMD_INLINE void q5_1_part(const uint8_t *block, int part, float *dst) {
     nibbles_part(block + 8, fifth_bits(block + 4), 0, f16_at(block), f16_at(block + 2), dst);
 }
 
-/* Half of E8M0's value times twice E2M1's, as llama.cpp does, whose integer codes know no -0. */
+/* Half of what an E8M0 byte stands for. */
+SIMD_INLINE float e8m0_half(uint32_t e) {
+    return bits_to_f32(e < 2 ? 0x00200000u << e : (e - 1) << 23);
+}
+/* Times twice E2M1's value, as llama.cpp does, whose integer codes know no -0. */
 SIMD_INLINE void mxfp4_gguf_part(const uint8_t *block, int part, float *dst) {
-    const uint32_t e = block[0];
-    const float d = bits_to_f32(e < 2 ? 0x00200000u << e : (e - 1) << 23);
+    const float d = e8m0_half(block[0]);
     (void)part;
     for (int i = 0; i < PART / 2; i++) {
         dst[i] = d * (2 * E2M1_VALUE[block[1 + i] & 15] + 0.0f);
@@ -129,7 +132,7 @@ SIMD_INLINE void mxfp4_gguf_encode(const float *x, uint8_t *block) {
     float inverse = e ? bits_to_f32((uint32_t)(255 - e) << 23) : 0x1p127f;
     block[0] = (uint8_t)e;
     for (int i = 0; i < PART / 2; i++)
-        block[1 + i] = (uint8_t)(e2m1_half_code(x[i] * inverse) |
-                                 e2m1_half_code(x[16 + i] * inverse) << 4);
+        block[1 + i] =
+            (uint8_t)(e2m1_half_code(x[i] * inverse) | e2m1_half_code(x[16 + i] * inverse) << 4);
 }
 #endif

@@ -3,7 +3,8 @@
  * rounds, opening the nf4 weight to float32 and multiplying with OpenBLAS, and a loop of tile
  * products over the first level cache (what the tile unit gives at the moment). All are measured in
  * turn, so that what else the machine does weighs on all of them alike. Run with nothing beside:
- *     bench_fused [threads [rows cols]]        both 1 and 2 threads, three shapes: a minute */
+ *     bench_fused [threads [rows cols]]        both 1 and 2 threads, three shapes: a minute
+ * cols: a multiple of 256. */
 #include "../../autograd/amx.h"
 #include "../../autograd/blas.h"
 #include "../../autograd/cpu.h"
@@ -26,8 +27,9 @@ enum {
     TILE_LOOPS = 4000
 };
 static const int tokens[] = {1, 8, 16, 32, 64, 128, 256, 512};
-static const DType formats[] = {DT_bf16, DT_nf4_bf16, DT_nf4, DT_tq4, DT_int8};
-enum { N_TOKENS = 8, N_FORMATS = 5, OPEN_AND_SGEMM = N_FORMATS, TILES, N_COLUMNS };
+static const DType formats[] = {DT_bf16, DT_nf4_bf16, DT_nf4,  DT_tq4,
+                                DT_int8, DT_q8_0,     DT_q4_k, DT_q6_k};
+enum { N_TOKENS = 8, N_FORMATS = COUNT_OF(formats), OPEN_AND_SGEMM = N_FORMATS, TILES, N_COLUMNS };
 
 /* Copies of one weight, more than any cache holds. */
 typedef struct Cold {
@@ -55,6 +57,7 @@ static int by_size(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
+/* Blocks that nothing here writes: any bytes are some, and these are small numbers. */
 static Cold cold_new(DType d, int64_t rows, int64_t cols) {
     Cold c = {.w = {.dtype = d, .n_dim = 2, .dim = {rows, cols}}};
     double lost = 0, size = 0;
@@ -66,8 +69,10 @@ static Cold cold_new(DType d, int64_t rows, int64_t cols) {
     c.data = arena_push(&memory, c.bytes * (size_t)c.n);
     if (dtype_is_packed(d))
         weight_pack(d, values, rows, cols, c.data, &lost, &size);
-    else
+    else if (dtype_info[d].from_f32)
         dtype_info[d].from_f32(values, c.data, rows * cols);
+    else
+        memset(c.data, 0x11, c.bytes);
     for (int i = 1; i < c.n; i++) memcpy(c.data + c.bytes * (size_t)i, c.data, c.bytes);
     mem_free(values);
     return c;
