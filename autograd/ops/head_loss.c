@@ -13,7 +13,7 @@
 #include <string.h>
 
 enum { H, W, LABELS, N_IN };
-enum { ROWS_MAX = 256, LOGIT_BYTES = 128 << 20 };
+enum { ROWS_MAX = 256, LOGIT_BYTES = 256 << 20 };
 enum { DH, DW }; /* saved */
 
 typedef struct Attr {
