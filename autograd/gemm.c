@@ -14,7 +14,7 @@
 
 enum {
     PANEL_MAX = 256,         /* rows or columns of a product that one thread takes at a time */
-    WEIGHT_ROWS = 512,       /* rows of a weight opened at a time, shared by all threads */
+    WEIGHT_ROWS = 1024,      /* rows of a weight opened at a time, shared by all threads */
     FEW_ROWS = 4,            /* of x: up to here a weight is read as it is stored */
     FEW_ROWS_PANEL = 64,     /* rows of a weight a thread takes at a time in gemm_few_rows */
     ROUND_CHUNK = 1 << 14,   /* values a thread rounds at a time */
