@@ -24,6 +24,7 @@ struct BaseWriter {
     BaseBlock block;
     BaseIndex index;
     bool *has; /* per tensor */
+    bool anew;
     int64_t journal_at;
 };
 
@@ -411,8 +412,10 @@ static int open_partial(BaseWriter *w, const BasePlan *plan, Err *e) {
     json_t *json = plan_json(plan);
     uint64_t hash = plan_hash(json);
     Err ignored;
+    struct stat s;
     int bad = 0;
     if (take_up(w, hash, &ignored)) {
+        w->anew = fstat(w->fd, &s) == 0 && s.st_size > 0;
         base_index_free(&w->index);
         w->block = (BaseBlock){.hash = hash};
         bad = begin(w, plan, json, e);
@@ -429,9 +432,9 @@ int base_writer_open(BaseWriter **out, const char *path, const BasePlan *plan, b
     BaseWriter *w = mem_alloc(sizeof *w);
     *out = NULL;
     *busy = false;
-    if (files_is_dir(path)) {
+    if (files_check_regular(path, e) || files_make_parent(path, e)) {
         mem_free(w);
-        return err_set(e, "cannot write %s: it is a directory, expected the name of a file", path);
+        return -1;
     }
     *w = (BaseWriter){.path = mem_copy_text(path), .partial = files_partial(path), .fd = -1};
     int bad = lock_partial(w, busy, e);
@@ -442,6 +445,8 @@ int base_writer_open(BaseWriter **out, const char *path, const BasePlan *plan, b
         *out = w;
     return bad;
 }
+
+bool base_writer_anew(const BaseWriter *w) { return w->anew; }
 
 bool base_writer_has(const BaseWriter *w, int i) { return w->has[i]; }
 

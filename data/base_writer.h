@@ -27,6 +27,8 @@ typedef struct BaseWriter BaseWriter;
  * right now, *busy is set and *out stays NULL (0 is returned): wait, and look again for path. The
  * plan is no longer needed afterwards. */
 int base_writer_open(BaseWriter **out, const char *path, const BasePlan *plan, bool *busy, Err *e);
+/* Whether a killed run's file was there and is discarded: of another plan, hardly begun or damaged. */
+bool base_writer_anew(const BaseWriter *w);
 /* Whether tensor i is there already. */
 bool base_writer_has(const BaseWriter *w, int i);
 /* n bytes of tensor i, from its byte `at` on. Threads may write at once. */

@@ -316,6 +316,9 @@ int dataset_load(Dataset *out, const DatasetSpec *specs, int n_specs, const Data
     TRY(dataset_read(ctx, specs, n_specs, keep_row, &l, &out->counts, e));
     if (out->n) return 0;
     const DatasetCounts *c = &out->counts;
+    if (!c->rows)
+        return err_set(e, "%s%s: no row is there; expected one JSON object a line", specs[0].path,
+                       n_specs > 1 ? " and the other datasets" : "");
     return err_set(e,
                    "the datasets hold no sample: of %lld rows %lld are empty, %lld above "
                    "sequence_len %lld and %lld "

@@ -199,6 +199,36 @@ int files_make_dirs(const char *path, Err *e) {
     return bad;
 }
 
+int files_make_parent(const char *path, Err *e) {
+    char *parent = files_parent(path);
+    int bad = files_make_dirs(parent, e);
+    mem_free(parent);
+    return bad;
+}
+
+int files_check_writable(const char *dir, Err *e) {
+    char *at = resolved(dir);
+    while (!files_exists(at)) {
+        char *above = files_parent(at);
+        mem_free(at);
+        at = above;
+    }
+    int bad = 0;
+    if (!files_is_dir(at))
+        bad = files_error(e, "write into", at, ENOTDIR);
+    else if (access(at, W_OK | X_OK))
+        bad = files_error(e, "write into", at, errno);
+    mem_free(at);
+    return bad;
+}
+
+int files_check_regular(const char *path, Err *e) {
+    struct stat s;
+    if (stat(path, &s) || S_ISREG(s.st_mode)) return 0;
+    return err_set(e, "cannot write %s: it is %s, expected a regular file or nothing there", path,
+                   S_ISDIR(s.st_mode) ? "a directory" : "a device or pipe");
+}
+
 static int remove_one(const char *path, const struct stat *s, int kind, struct FTW *at) {
     (void)s, (void)kind, (void)at;
     return remove(path);
@@ -251,11 +281,9 @@ static int give_up(FileOut *f, const char *doing, Err *e) {
 }
 
 int files_begin(FileOut *f, const char *path, Err *e) {
-    struct stat s;
     *f = (FileOut){.fd = -1};
-    if (stat(path, &s) == 0 && !S_ISREG(s.st_mode))
-        return err_set(e, "cannot write %s: it is %s, expected a regular file or nothing there",
-                       path, S_ISDIR(s.st_mode) ? "a directory" : "a device or pipe");
+    TRY(files_check_regular(path, e));
+    TRY(files_make_parent(path, e));
     f->path = resolved(path);
     f->temp = joined(f->path, PARTIAL, "");
     f->fd = open(f->temp, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0666);
@@ -345,13 +373,10 @@ int files_dir_begin(DirOut *d, const char *path, Err *e) {
     *d = (DirOut){0};
     if (files_exists(path) && !files_is_dir(path))
         return err_set(e, "cannot write directory %s: it is a file; choose another path", path);
-    char *parent = files_parent(path);
-    int bad = files_make_dirs(parent, e);
-    mem_free(parent);
-    if (bad || files_dir_recover(path, e)) return -1;
+    if (files_make_parent(path, e) || files_dir_recover(path, e)) return -1;
     *d = (DirOut){.path = resolved(path)};
     d->temp = joined(d->path, PARTIAL, "");
-    bad = files_remove(d->temp, e);
+    int bad = files_remove(d->temp, e);
     if (!bad && mkdir(d->temp, 0777)) bad = files_error(e, "make directory", d->temp, errno);
     if (bad) files_dir_abort(d);
     return bad;

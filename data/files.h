@@ -1,6 +1,7 @@
 /* files.h - reading whole files, and writing so that a crash at any moment leaves the old thing or
  * the new one, whole: write beside (NAME.moesmith.partial), fsync, rename, fsync the directory. A
- * leftover of a killed run is overwritten by the next one, so nothing piles up. */
+ * leftover of a killed run is overwritten by the next one, so nothing piles up. The directory that
+ * something goes into is made where it is missing. */
 #ifndef FILES_H
 #define FILES_H
 #include "../autograd/base.h"
@@ -30,7 +31,13 @@ void files_forget(const void *data, size_t bytes);
 /* The system need not keep this part of a file in memory either; what is mapped still stays. */
 void files_drop_cached(const char *path, int64_t offset, size_t bytes);
 
-int files_make_dirs(const char *path, Err *e); /* mkdir -p */
+int files_make_dirs(const char *path, Err *e);   /* mkdir -p */
+int files_make_parent(const char *path, Err *e); /* of the directory that path lies in */
+/* Asked before work whose result goes there, changes nothing: an error where dir cannot be written
+ * into, or, while it is not there, cannot be made. */
+int files_check_writable(const char *dir, Err *e);
+/* An error where path is there and is no regular file. */
+int files_check_regular(const char *path, Err *e);
 /* A new directory in TMPDIR (/tmp where that is not set) for what is not kept; its path is on the
  * heap. name: a word of its own name. */
 int files_temp_dir(char **dir, const char *name, Err *e);
@@ -64,7 +71,7 @@ int files_complete(const char *partial, const char *path, Err *e);
 
 /* A set of files, written into d.temp by any means, then renamed to d.path in one step. An
  * existing directory (or none) is replaced; whoever must not overwrite asks files_is_empty first.
- * Parents are made. Failure removes d.temp; abort is harmless after commit or failure. */
+ * Failure removes d.temp; abort is harmless after commit or failure. */
 typedef struct DirOut {
     char *path, *temp;
 } DirOut;

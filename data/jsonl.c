@@ -51,10 +51,16 @@ static size_t first_not_utf8(const char *text, size_t n) {
 static int parse_line(const Jsonl *j, const char *text, size_t n, json_t **row, Err *e) {
     char where[400];
     snprintf(where, sizeof where, "%.300s:%lld", j->path, (long long)j->line);
-    if (json_read_text(row, text, n, where, e) != 0) {
+    if (j->line == 1 && text[strspn(text, " \t")] == '[')
+        return err_set(e,
+                       "%s: a JSON array begins here, expected one object a line; "
+                       "jq -c '.[]' %.300s > FILE.jsonl makes such a file of it",
+                       where, j->path);
+    Err why;
+    if (json_read_text(row, text, n, where, &why) != 0) {
         size_t bad = first_not_utf8(text, n);
-        return bad == n ? -1
-                        : err_set(e, "%s: byte %zu of the line is not UTF-8 text", where, bad + 1);
+        if (bad == n) return err_set(e, "%s; expected a whole JSON object in every line", why.text);
+        return err_set(e, "%s: byte %zu of the line is not UTF-8 text", where, bad + 1);
     }
     if (json_is_object(*row)) return 0;
     err_set(e, "%s: the line is %s, expected an object in braces", where, json_kind(*row));

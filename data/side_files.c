@@ -226,18 +226,12 @@ int side_files_gather(SideFiles *out, const char *model, Err *e) {
     return bad;
 }
 
-static int write_file(const SideFile *f, const char *path, Err *e) {
-    char *parent = files_parent(path);
-    int bad = files_make_dirs(parent, e);
-    mem_free(parent);
-    return bad ? -1 : files_write_whole(path, f->text.p ? f->text.p : "", f->text.n, e);
-}
-
 int side_files_write(const SideFiles *files, const char *dir, Err *e) {
     int bad = 0;
     for (int i = 0; i < files->n && !bad; i++) {
-        char *path = files_join(dir, files->file[i].name);
-        bad = write_file(&files->file[i], path, e);
+        const SideFile *f = &files->file[i];
+        char *path = files_join(dir, f->name);
+        bad = files_write_whole(path, f->text.p ? f->text.p : "", f->text.n, e);
         mem_free(path);
     }
     return bad;

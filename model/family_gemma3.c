@@ -67,13 +67,12 @@ static int rope_of(const json_t *c, bool full, int n_heads, int head_dim, Rope *
     if (!type) type = json_string_value(json_object_get(scaling, "type"));
     bool linear = type && !strcmp(type, "linear");
     if (type && !linear && strcmp(type, "default")) {
-        return err_set(e,
-                       "config.json: rope_type \"%s\" of %s layers is not known (default, linear)",
-                       type, layer);
+        return err_set(e, "rope_type \"%s\" of %s layers is not known (default, linear)", type,
+                       layer);
     }
     if (!(theta > 0) || !(factor > 0)) {
         return err_set(e,
-                       "config.json: the rotary numbers of %s layers are out of range (rope_theta "
+                       "the rotary numbers of %s layers are out of range (rope_theta "
                        "%g, factor %g)",
                        layer, (double)theta, (double)factor);
     }
@@ -86,16 +85,15 @@ static int refuse_unknown(const json_t *c, Err *e) {
     const char *act = json_string_value(json_object_get(c, "hidden_activation"));
     const json_t *cap = json_object_get(c, "attn_logit_softcapping");
     if (act && strcmp(act, "gelu_pytorch_tanh")) {
-        return err_set(
-            e, "config.json: hidden_activation \"%s\" is not known for Gemma 3 (gelu_pytorch_tanh)",
-            act);
+        return err_set(e, "hidden_activation \"%s\" is not known for Gemma 3 (gelu_pytorch_tanh)",
+                       act);
     }
     for (size_t i = 0; i < COUNT_OF(flags); i++) {
         if (config_bool(c, flags[i], false))
-            return err_set(e, "config.json: %s: true is not supported for Gemma 3", flags[i]);
+            return err_set(e, "%s: true is not supported for Gemma 3", flags[i]);
     }
     if (cap && !json_is_null(cap))
-        return err_set(e, "config.json: attn_logit_softcapping is not supported for Gemma 3");
+        return err_set(e, "attn_logit_softcapping is not supported for Gemma 3");
     return 0;
 }
 
@@ -127,8 +125,7 @@ static int dims(Model *m, const json_t *c, Err *e) {
     TRY(config_float(c, "final_logit_softcapping", 0, &d->softcap, e));
     TRY(config_float(c, "query_pre_attn_scalar", 256, &scalar, e));
     if (!(scalar > 0)) {
-        return err_set(e, "config.json: \"query_pre_attn_scalar\" should be above 0, not %g",
-                       (double)scalar);
+        return err_set(e, "\"query_pre_attn_scalar\" should be above 0, not %g", (double)scalar);
     }
     d->norm.plus = 1;
     d->attention_scale = (float)(1 / sqrt((double)scalar));

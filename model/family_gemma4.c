@@ -77,7 +77,7 @@ static int rope_of(const json_t *c, bool full, int n_heads, int head_dim, Rope *
     const json_t *p = json_object_get(all, layer);
     float theta = 0, part = 0, factor = 1;
     if (all && !json_is_null(all) && !json_is_object(p)) {
-        return err_set(e, "config.json: \"rope_parameters\" lacks \"%s\"", layer);
+        return err_set(e, "\"rope_parameters\" lacks \"%s\"", layer);
     }
     const char *type = json_string_value(json_object_get(p, "rope_type"));
     if (!type) type = full ? "proportional" : "default";
@@ -86,13 +86,12 @@ static int rope_of(const json_t *c, bool full, int n_heads, int head_dim, Rope *
     TRY(config_float(p, "factor", 1, &factor, e));
     bool proportional = !strcmp(type, "proportional");
     if (!proportional && strcmp(type, "default")) {
-        return err_set(
-            e, "config.json: rope_type \"%s\" of %s layers is not known (default, proportional)",
-            type, layer);
+        return err_set(e, "rope_type \"%s\" of %s layers is not known (default, proportional)",
+                       type, layer);
     }
     if (factor != 1 || theta <= 0 || part <= 0 || part > 1) {
         return err_set(e,
-                       "config.json: rope_parameters of %s layers are out of range (rope_theta %g, "
+                       "rope_parameters of %s layers are out of range (rope_theta %g, "
                        "partial_rotary_factor %g, factor %g)",
                        layer, (double)theta, (double)part, (double)factor);
     }
@@ -105,15 +104,13 @@ static int refuse_unknown(const json_t *c, Err *e) {
     const char *act = json_string_value(json_object_get(c, "hidden_activation"));
     const char *bid = json_string_value(json_object_get(c, "use_bidirectional_attention"));
     if (act && strcmp(act, "gelu_pytorch_tanh")) {
-        return err_set(
-            e, "config.json: hidden_activation \"%s\" is not known for Gemma 4 (gelu_pytorch_tanh)",
-            act);
+        return err_set(e, "hidden_activation \"%s\" is not known for Gemma 4 (gelu_pytorch_tanh)",
+                       act);
     }
     if (config_bool(c, "attention_bias", false))
-        return err_set(e, "config.json: attention_bias: true is not supported for Gemma 4");
+        return err_set(e, "attention_bias: true is not supported for Gemma 4");
     if (bid && !strcmp(bid, "all"))
-        return err_set(
-            e, "config.json: use_bidirectional_attention \"all\" is no causal language model");
+        return err_set(e, "use_bidirectional_attention \"all\" is no causal language model");
     return 0;
 }
 
@@ -163,7 +160,7 @@ static int share_kv(Model *m, const json_t *c, Err *e) {
         while (from >= 0 && (m->layer[from].d.window == 0) != (d->window == 0)) from--;
         if (from < 0)
             return err_set(e,
-                           "config.json: num_kv_shared_layers %d leaves no layer of the type of "
+                           "num_kv_shared_layers %d leaves no layer of the type of "
                            "layer %d to share from",
                            shared, i);
         d->kv_from = from;
@@ -196,7 +193,7 @@ static int dims(Model *m, const json_t *c, Err *e) {
             TRY(config_int(c, "expert_intermediate_size", 0, 1, &d->expert_width, e));
         if (!d->n_experts || d->n_used < 1 || d->n_used > d->n_experts || !d->expert_width) {
             return err_set(e,
-                           "config.json: enable_moe_block needs num_experts, top_k_experts (at "
+                           "enable_moe_block needs num_experts, top_k_experts (at "
                            "most num_experts) and moe_intermediate_size; found %d, %d, %d",
                            d->n_experts, d->n_used, d->expert_width);
         }

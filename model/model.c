@@ -167,7 +167,7 @@ static int read_config(Model *m, const char *path, Err *e) {
     TRY(json_get_int(c, "num_hidden_layers", 1, 1000, &layers, path, e));
     m->dims.n_layers = (int)layers;
     m->layer = mem_alloc(sizeof *m->layer * (size_t)layers);
-    return m->family->dims(m, c, e);
+    return m->family->dims(m, c, e) ? err_prefix(e, "%s", path) : 0;
 }
 
 /* ---- binding ---- */
@@ -552,6 +552,15 @@ Tensor *model_logits(Model *m, Tape *t, Tensor *hidden, int64_t from, int64_t n)
     Tensor *h = tensor_over(t->step, DT_f32, 2, (int64_t[]){n, D}, f32(hidden) + from * D);
     Tensor *y = linear(t, h, m->head.w, (Lora){0});
     return m->dims.softcap > 0 ? softcap(t, y, m->dims.softcap) : y;
+}
+
+double cache_bytes(const Model *m, int64_t capacity) {
+    double n = 0;
+    for (int i = 0; i < m->dims.n_layers; i++) {
+        const LayerDims *d = &m->layer[i].d;
+        if (d->kv_from == i) n += 2.0 * sizeof(float) * d->n_kv * d->head_dim;
+    }
+    return n * (double)capacity;
 }
 
 Cache *cache_new(const Model *m, Arena *a, int64_t capacity) {

@@ -195,6 +195,7 @@ typedef struct Cache {
     int64_t len, capacity;
 } Cache;
 Cache *cache_new(const Model *m, Arena *a, int64_t capacity);
+double cache_bytes(const Model *m, int64_t capacity); /* of its keys and values */
 
 /* The final normed hidden states (T,D). With a cache: one row, whose tokens follow those cached. */
 Tensor *model_hidden(Model *m, Tape *t, const Batch *b, Cache *cache);

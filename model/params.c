@@ -2,6 +2,7 @@
 #include "params.h"
 #include <math.h>
 #include <string.h>
+#include "../autograd/amount.h"
 #include "../autograd/weight.h"
 
 Plan plan_new(const Model *m) {
@@ -115,10 +116,10 @@ int params_fill(ParamSet *ps, Model *m, uint64_t seed, Err *e) {
     if ((size_t)ps->numel * 8 > mem_total()) {
         return err_set(
             e,
-            "what learns has %.1f G values and needs %.0f GiB with its gradients; there are "
-            "%.0f GiB: lower lora_r, or let less learn",
-            (double)ps->numel * 1e-9, (double)ps->numel * 8 / 1073741824,
-            (double)mem_total() / 1073741824);
+            "what learns has %s values and needs %s with its gradients; there are %s: lower "
+            "lora_r, or let less learn",
+            amount_count((double)ps->numel).text, amount_bytes((double)ps->numel * 8).text,
+            amount_bytes((double)mem_total()).text);
     }
     ps->weight = arena_push(&ps->memory, (size_t)ps->numel * 4);
     ps->grad = arena_push(&ps->memory, (size_t)ps->numel * 4);

@@ -134,7 +134,8 @@ damaged
 sed 's/gemma4_text/llama/' "$model/config.json" > "$tmp/m/config.json"
 refuses_model 'llama'
 case='sizes that cannot be'
-for edit in 's/"num_hidden_layers": 4/"num_hidden_layers": -4/' 's/"hidden_size": 20/"hidden_size": 99999999999/' \
+for edit in 's/"num_hidden_layers": 4/"num_hidden_layers": -4/' 's/"hidden_size": 20/"hidden_size": -20/' \
+    's/"rms_norm_eps": [0-9e.-]*/"rms_norm_eps": -1/' 's/"hidden_size": 20/"hidden_size": 99999999999/' \
     's/"num_attention_heads": 4/"num_attention_heads": "four"/' 's/"top_k_experts": 2/"top_k_experts": 7/' \
     's/"num_key_value_heads": 2/"num_key_value_heads": 3/' 's/"head_dim": 6/"head_dim": 0/' \
     's/"vocab_size": 96/"vocab_size": 1000000000/' 's/"num_experts": 6/"num_experts": 0/'; do
@@ -174,6 +175,12 @@ refuses_model 'model.layers.2.extra.weight'
 case='a tensor of another shape'
 "$TOOL" turn "$model/model.safetensors" "$st" $q
 refuses_model "$q has shape"
+case='a NaN in the weights, merged'
+"$TOOL" nan "$model/model.safetensors" "$st" $q
+for format in merged gguf; do
+    refuses 1 "$q holds NaN at position 3;" export --base_model "$tmp/m" --format $format --output "$tmp/nan"
+    absent "$tmp/nan"
+done
 case='a NaN in the weights'
 "$TOOL" nan "$model/model.safetensors" "$st" $q
 refuses 1 "$q holds NaN at position 3;" eval --base_model "$tmp/m" --datasets "$rows"
@@ -211,7 +218,14 @@ case='ids that are no numbers'
 refuses_row 'input_ids' '{"input_ids": [2, "3"]}'
 case='an empty dataset'
 : > "$tmp/empty.jsonl"
-refuses 1 'hold no sample' train --base_model "$model" --datasets "$tmp/empty.jsonl" --output_dir "$tmp/o"
+refuses 1 'empty.jsonl: no row is there; expected one JSON object a line' \
+    train --base_model "$model" --datasets "$tmp/empty.jsonl" --output_dir "$tmp/o"
+absent "$tmp/o"
+refuses 1 'empty.jsonl: no prompt is there' generate --base_model "$model" --prompts "$tmp/empty.jsonl"
+case='a dataset that is one JSON array'
+{ echo '['; sed 's/$/,/' "$rows"; echo '{}]'; } > "$tmp/array.json"
+refuses 1 "array.json:1: a JSON array begins here.*jq -c '.\[\]' $tmp/array.json" \
+    train --base_model "$model" --datasets "$tmp/array.json" --output_dir "$tmp/o"
 absent "$tmp/o"
 case='no such dataset'
 refuses 1 'nowhere.jsonl' train --base_model "$model" --datasets "$tmp/nowhere.jsonl" --output_dir "$tmp/o"
@@ -265,6 +279,38 @@ works $(with train --max_steps 1 --output_dir "$tmp/o" --resume_from_checkpoint 
 grep -q "no checkpoint in $tmp/o: from the beginning" "$tmp/err" || wrong "does not say where it begins"
 rm -r "$tmp/o"
 
+case='folders that are not there yet'
+works $(with logits --output "$tmp/new/l/l.h5")
+works $(with routes --output "$tmp/new/r/r.h5")
+works preprocess --base_model "$model" --datasets "$rows" --output "$tmp/new/p/p.jsonl"
+printf '{"input_ids": [2, 3, 4]}\n' > "$tmp/prompts.jsonl"
+works generate --base_model "$model" --prompts "$tmp/prompts.jsonl" --max_new_tokens 2 --output "$tmp/new/g/g.jsonl"
+works quantize --base_model "$model" --base_quantization nf4 --output "$tmp/new/q/q.h5"
+works init --base_model "$model" --output "$tmp/new/i/i"
+works init --base_model "$model" --base_quantization nf4 --output "$tmp/new/h/h.h5"
+works export --base_model "$model" --format merged --output "$tmp/new/m/m"
+works export --base_model "$model" --format gguf --output "$tmp/new/f/f.gguf"
+works $(with train --max_steps 1 --save_gradients "$tmp/new/s/s.safetensors" --output_dir "$tmp/new/t/t")
+for file in l/l.h5 r/r.h5 p/p.jsonl g/g.jsonl q/q.h5 i/i/config.json h/h.h5 m/m/config.json f/f.gguf s/s.safetensors t/t/config.yaml; do
+    [ -f "$tmp/new/$file" ] || wrong "no $file"
+done
+rm -r "$tmp/new"
+case='places that cannot be written, before any work'
+mkdir "$tmp/bare"
+nothing="--base_model $tmp/nowhere --datasets $tmp/nowhere.jsonl --prompts $tmp/nowhere.jsonl"
+for verb in logits routes generate 'export --format gguf' 'export --format gguf-lora --base_gguf a.gguf'; do
+    refuses 1 "bare: it is a directory, expected a regular file" $verb $nothing --output "$tmp/bare"
+    refuses 1 "cannot write into $tmp/file: .*a part of the path is a file" $verb $nothing --output "$tmp/file/below/x"
+done
+for verb in 'quantize --base_quantization nf4' 'init --base_quantization nf4'; do
+    refuses 1 "a part of the path is a file" $verb $nothing --output "$tmp/file/x.h5"
+done
+for verb in init 'export --format merged' 'export --format peft' 'convert --format mlx --lora_model_dir a'; do
+    refuses 1 "cannot write directory $tmp/file: it is a file" $verb $nothing --output "$tmp/file" --overwrite
+    refuses 1 "a part of the path is a file" $verb $nothing --output "$tmp/file/below/x"
+done
+refuses 1 "cannot write into $tmp/file: .*a part of the path is a file" train $nothing --output_dir "$tmp/file/below"
+
 # limited BLOCKS ARGUMENT... - the program on a disk that is full after so many blocks of 512 bytes
 limited() {
     blocks=$1
@@ -301,6 +347,7 @@ cp -r "$tmp/whole" "$tmp/o"
 rm -r "$tmp/o/checkpoint-4" "$tmp/o/adapter_model.safetensors"
 limited 20 $(with train --max_steps 4 --save_steps 2 --output_dir "$tmp/o" --resume_from_checkpoint auto)
 judged 1 'adapter_model.safetensors|state.h5'
+grep -q "^kept: $tmp/o/checkpoint-2, from which --resume_from_checkpoint auto goes on" "$tmp/err" || wrong "does not say what is kept"
 absent "$tmp/o/checkpoint-4"
 works $(with train --max_steps 4 --save_steps 2 --output_dir "$tmp/o" --resume_from_checkpoint auto)
 cmp -s "$tmp/o/adapter_model.safetensors" "$tmp/whole/adapter_model.safetensors" || wrong "other values"
@@ -309,6 +356,7 @@ case='the result cannot be written'
 mkdir -p "$tmp/o/adapter_model.safetensors/mine"
 run $(with train --max_steps 3 --output_dir "$tmp/o" --resume_from_checkpoint auto)
 judged 1 'adapter_model.safetensors'
+grep -q "^kept: $tmp/o/checkpoint-3," "$tmp/err" || wrong "does not say what is kept"
 "$TOOL" whole "$tmp/o/checkpoint-3/state.h5" 2> "$tmp/err" || wrong "nothing was kept"
 rm -r "$tmp/o/adapter_model.safetensors"
 works $(with train --max_steps 3 --output_dir "$tmp/o" --resume_from_checkpoint auto)
@@ -324,6 +372,7 @@ too_fast() {
 too_fast 1e18 'the result is not a number'
 "$TOOL" whole "$tmp/o/checkpoint-1/state.h5" 2> "$tmp/err" || wrong "nothing was kept"
 too_fast 1e39 '.*no numbers any more'
+grep -q "^nothing is kept: $tmp/o holds no checkpoint" "$tmp/err" || wrong "does not say that nothing is kept"
 absent "$tmp/o/checkpoint-1"
 rm -rf "$tmp/o"
 case='standard output is full'
@@ -439,6 +488,13 @@ mv "$tmp/nan.safetensors" "$st"
 again 'base_model is not what' "--base_model $tmp/m"
 refuses 1 'not a checkpoint' $(with train --max_steps 4 --output_dir "$tmp/whole" --resume_from_checkpoint "$tmp/nowhere")
 cmp -s "$tmp/kept" "$tmp/whole/adapter_model.safetensors" || wrong "changed what was there"
+case='resuming with other settings'
+cp -r "$tmp/whole" "$tmp/o"
+works $(with train --max_steps 4 --save_steps 2 --output_dir "$tmp/o" --resume_from_checkpoint auto)
+! grep -q 'from here on' "$tmp/err" || wrong "tells of changes where there are none"
+works $(with train --max_steps 6 --save_steps 2 --output_dir "$tmp/o" --resume_from_checkpoint auto) --learning_rate 0.001
+grep -q '^from here on: max_steps 6 (4 before), learning_rate 0.001 (0.0002 before)$' "$tmp/err" || wrong "does not say what is new"
+rm -r "$tmp/o"
 case='resuming from a damaged checkpoint'
 cp -r "$tmp/whole" "$tmp/o"
 dd if="$tmp/whole/checkpoint-4/state.h5" of="$tmp/o/checkpoint-4/state.h5" bs=1 count=3000 2> /dev/null
@@ -562,6 +618,12 @@ is "$(wc -l < "$tmp/before.jsonl" | tr -d ' ')" 2
 cmp -s "$tmp/before.jsonl" "$tmp/after.jsonl" && wrong "the adapter does nothing"
 works $ask --json
 "$TOOL" json rows < "$tmp/out" > /dev/null || wrong "the last line is no JSON"
+case='more new tokens than memory'
+sed 's/"head_dim": 6/"head_dim": 6000/' "$model/config.json" > "$tmp/wide.json"
+works init --base_model "$tmp/wide.json" --save_dtype bf16 --output "$tmp/wide"
+refuses 1 'keys and values of 16777219 tokens would take .* TiB.*lower max_new_tokens' \
+    generate --base_model "$tmp/wide" --prompts "$tmp/prompts.jsonl" --max_new_tokens 16777216 --output "$tmp/wide.jsonl"
+rm -r "$tmp/wide"
 case='a bad prompt late in the file'
 printf '{"input_ids": [2, 96]}\n' >> "$tmp/prompts.jsonl"
 refuses 1 'prompts.jsonl:3.*input_ids.1. is not a token id below 96' $ask --output "$tmp/late.jsonl"
@@ -879,6 +941,19 @@ for pause in 0.03 0.08 0.05 0.12 0.1; do
 done
 works quantize --base_model "$tmp/large" --base_quantization tq4_b64 --output "$tmp/killed.h5" --overwrite
 cmp -s "$tmp/whole.h5" "$tmp/killed.h5" || wrong "another file"
+case='what a killed run left is of another format'
+"$MOESMITH" quantize --base_model "$tmp/large" --base_quantization nf4 --output "$tmp/left.h5" > "$tmp/out" 2> "$tmp/err" &
+pid=$!
+while [ ! -s "$tmp/left.h5.moesmith.partial" ] && kill -0 $pid 2> /dev/null; do sleep 0.005; done
+kill -9 $pid 2> /dev/null
+wait $pid 2> /dev/null
+if [ -e "$tmp/left.h5.moesmith.partial" ]; then
+    works quantize --base_model "$tmp/large" --base_quantization tq4_b64 --output "$tmp/left.h5"
+    grep -q "^begun anew: what a stopped run left of $tmp/left.h5 is of another format" "$tmp/err" || wrong "discards it silently"
+    cmp -s "$tmp/whole.h5" "$tmp/left.h5" || wrong "another file"
+else
+    echo "skipped: it was too fast to be killed"
+fi
 [ -z "$(find "$tmp" -name '*.partial*')" ] || wrong "left $(find "$tmp" -name '*.partial*')"
 
 echo "$checks runs of the program, $failed wrong"

@@ -348,6 +348,59 @@ static void test_base_quantization(void **state) {
                    "base_quantization");
 }
 
+/* Words of other trainers beside each other, and beside the key they stand for. */
+static void test_switches_that_clash(void **state) {
+    (void)state;
+    static const char *const clash[][2] = {
+        {"load_in_4bit: true\nload_in_8bit: true\n", "load_in_4bit: true and load_in_8bit: true"},
+        {"load_in_8bit: true\nload_in_4bit: true\n", "load_in_8bit: true and load_in_4bit: true"},
+        {"adapter: qlora\nload_in_8bit: true\n", "adapter: qlora and load_in_8bit: true"},
+        {"load_in_8bit: true\nbase_quantization: nf4\n",
+         ":1: load_in_8bit: true and base_quantization: nf4"},
+        {"base_quantization: int8\nload_in_4bit: true\n",
+         ":2: load_in_4bit: true and base_quantization: int8"},
+        {"base_quantization: none\nload_in_4bit: true\n", "base_quantization: none"},
+    };
+    for (size_t i = 0; i < COUNT_OF(clash); i++)
+        assert_refused(clash[i][0], "", clash[i][1], "exclude each other; leave one out");
+    assert_refused(NULL, "--load_in_4bit --load_in_8bit", "command line: load_in_4bit",
+                   "leave one out");
+    static const char *const fine[][3] = {
+        {"load_in_4bit: true\nload_in_8bit: false\n", "", "nf4"},
+        {"load_in_4bit: true\nadapter: qlora\n", "", "nf4"},
+        {"load_in_4bit: true\nbase_quantization: tq4\n", "", "tq4"},
+        {"load_in_4bit: true\nbase_quantization:\n", "", "nf4"},
+        {"load_in_8bit: true\nbase_quantization: int8\n", "", "int8"},
+        {"adapter: qlora\nbase_quantization: int8\n", "", "int8"},
+        {"load_in_4bit: true\n", "--load_in_8bit", "int8"}, /* flags win */
+        {"load_in_4bit: true\n", "--base_quantization none", "none"},
+    };
+    for (size_t i = 0; i < COUNT_OF(fine); i++) {
+        Loaded l = load_good(fine[i][0], fine[i][1]);
+        assert_string_equal(l.cfg.base_quantization, fine[i][2]);
+        config_free(&l.cfg);
+    }
+}
+
+static void test_changes(void **state) {
+    (void)state;
+    Buf yaml = {0}, text = {0};
+    Loaded was = load_good("learning_rate: 2e-4\nmax_steps: 4\noutput_dir: a\n", "");
+    config_write_yaml(&was.cfg, &yaml);
+    Loaded same = load_good(yaml.p, "--save_steps 3 --output_dir b"), now;
+    config_write_changes(&was.cfg, &same.cfg, &text);
+    assert_int_equal(text.n, 0);
+    now = load_good(yaml.p, "--learning_rate 0.001 --router.learning_rate 0.1 --max_grad_norm 2");
+    config_write_changes(&same.cfg, &now.cfg, &text);
+    assert_string_equal(text.p, "router.learning_rate 0.1 (0.0002 before), learning_rate 0.001 "
+                                "(0.0002 before), max_grad_norm 2 (1 before)");
+    config_free(&was.cfg);
+    config_free(&same.cfg);
+    config_free(&now.cfg);
+    buf_free(&yaml);
+    buf_free(&text);
+}
+
 /* ---- the table ---- */
 
 /* config.yaml, read again, gives the same Config, and so the same config.yaml. */
@@ -449,6 +502,8 @@ int main(void) {
         cmocka_unit_test(test_adapter_beside_a_gguf_file),
         cmocka_unit_test(test_not_yet),
         cmocka_unit_test(test_base_quantization),
+        cmocka_unit_test(test_switches_that_clash),
+        cmocka_unit_test(test_changes),
         cmocka_unit_test(test_written_yaml_reads_back),
         cmocka_unit_test(test_table_is_sound),
         cmocka_unit_test(test_help_names_every_key),

@@ -310,7 +310,10 @@ static void test_refused_rows(void **state) {
     assert_rows_refused("tokens", "\n{\"input_ids\": [1], \"labels\": [1, 2]}\n", where,
                         "same number");
     assert_rows_refused("text", "{\"text\": \"\"}\n", "hold no sample", "1 are empty");
-    assert_rows_refused("text", "", "hold no sample", "of 0 rows");
+    assert_rows_refused("text", "", "rows.jsonl: no row is there", "one JSON object a line");
+    assert_rows_refused("text", "[\n{\"text\": \"a\"}\n]\n", "rows.jsonl:1: a JSON array",
+                        "one object a line; jq");
+    assert_rows_refused("text", "{\n\"text\": \"a\"\n}\n", "rows.jsonl:1", "in every line");
 }
 
 static void test_auto_names_what_it_cannot_read(void **state) {

@@ -32,14 +32,14 @@ foretells() {
     "$MOESMITH" train --output_dir "$tmp/run" "$@" > "$tmp/took" 2> "$tmp/err" ||
         { wrong "$name: train failed"; return; }
     said=$(field peak_memory_bytes "$tmp/said") took=$(field peak_memory_bytes "$tmp/took")
-    told=$(sed -n 's/^memory: .*about \([0-9]*\) MiB in all$/\1/p' "$tmp/err")
+    told=$(sed -n 's/^memory: .*about \([0-9.]*\) MiB in all$/\1/p' "$tmp/err" | awk '{ printf "%.0f", $1 * 1048576 }')
     [ -n "$told" ] || { wrong "$name: train foretells nothing"; return; }
     [ -n "$sanitized" ] && return
     echo "$name" "$said" "$took" "$told" |
         awk '{ printf "%-24s foretold %7.1f MiB, took %7.1f MiB (%+.1f %%)\n", $1, $2/1048576, $3/1048576, 100*($2/$3-1) }'
     within 0.05 "$said" "$took" || wrong "$name: foretold $said bytes, took $took"
     # the same function in another process: apart by what the system shares out, and rounding
-    within 0.05 $((told * 1048576)) "$said" || wrong "$name: train says $told MiB, estimate $said bytes"
+    within 0.05 "$told" "$said" || wrong "$name: train says $told bytes, estimate $said"
 }
 
 # ---- models large enough for every part to count ----
@@ -140,7 +140,7 @@ if [ -z "$sanitized" ]; then
     rm -rf "$tmp/run"
     small_machine train "$@" --output_dir "$tmp/run" > "$tmp/took" 2> "$tmp/err"
     case $? in
-    1) grep -q '^moesmith: the run needs about .* MiB beside the mapped base' "$tmp/err" || wrong "says something else"
+    1) grep -q '^moesmith: the run needs about .* MiB beside the mapped base.* there are 57.2 MiB' "$tmp/err" || wrong "says something else"
        [ ! -e "$tmp/run" ] || wrong "left an output_dir"
        small_machine estimate "$@" > "$tmp/said" 2> "$tmp/err" || wrong "estimate on a small machine"
        [ "$(field fits "$tmp/said")" = false ] || wrong "fits: $(cat "$tmp/said")" ;;
@@ -156,7 +156,14 @@ fi
 for key in base_bytes trainable_bytes step_bytes other_bytes peak_memory_bytes disk_bytes seconds_per_token; do
     [ -n "$(field $key "$tmp/said")" ] || wrong "no $key in the result"
 done
-awk '/^(memory|disk|parameters|work|time) /{ n++ } END { exit n != 5 }' "$tmp/err" || wrong "not the table"
+awk '/^(memory|disk|parameters|work|time) /{ n++ } END { exit n != 5 }' "$tmp/said" || wrong "not the table"
+
+# Times as people read them, not 6e-06 hours.
+"$MOESMITH" estimate --base_model $golden/moe/model --datasets $golden/moe/batch.jsonl > "$tmp/said" 2> "$tmp/err" ||
+    wrong "estimate of a small run"
+grep -Eq '^the run .* tokens, about [0-9.]+ (us|ms|s)$' "$tmp/said" || wrong "the time of a small run: $(cat "$tmp/said")"
+grep -Eq '^memory .* base [0-9.]+ KiB .* = [0-9.]+ MiB$' "$tmp/said" || wrong "the sizes of a small run: $(cat "$tmp/said")"
+[ ! -s "$tmp/err" ] || wrong "something beside the table"
 
 # ---- recipes ----
 

@@ -87,7 +87,12 @@ static void test_gemma3_refuses(void **state) {
          "layer_types[0] is \"chunked_attention\""},
         {"\"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": 8.0}", "rope_type \"yarn\""},
         {"\"rope_scaling\": {\"type\": \"linear\", \"factor\": 0}", "factor 0"},
-        {"\"rope_local_base_freq\": -1", "rope_theta -1"},
+        {"\"rope_local_base_freq\": -1", "\"rope_local_base_freq\" is -1, expected 0 or more"},
+        {"\"rope_local_base_freq\": 0", "rope_theta 0"},
+        {"\"rms_norm_eps\": 1e300", "\"rms_norm_eps\" is 1e+300"},
+        {"\"hidden_size\": -20", "\"hidden_size\" is -20, expected 1 to"},
+        {"\"hidden_size\": 99999999999", "config.json: \"hidden_size\" is 99999999999"},
+        {"\"vocab_size\": \"many\"", "\"vocab_size\" is a string, expected a whole number"},
         {"\"rope_parameters\": {\"full_attention\": {\"rope_theta\": \"x\"}}", "\"rope_theta\""},
     };
     for (size_t i = 0; i < COUNT_OF(cases); i++) {

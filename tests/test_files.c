@@ -97,8 +97,15 @@ static void test_refused_places(void **state) {
     assert_says("a device or pipe");
     assert_int_equal(files_write_whole(in("file/b"), "x", 1, &err), -1);
     assert_says("a part of the path is a file");
-    assert_int_equal(files_write_whole(in("none/b"), "x", 1, &err), -1);
-    assert_says("No such file");
+    assert_int_equal(files_check_regular(root, &err), -1);
+    assert_says("is a directory");
+    assert_int_equal(files_check_writable(in("file/b"), &err), -1);
+    assert_says("a part of the path is a file");
+    assert_int_equal(files_check_writable(in("none/b"), &err), 0);
+    assert_false(files_exists(in("none")));
+    assert_int_equal(files_write_whole(in("none/b/c"), "x", 1, &err), 0);
+    assert_holds("none/b/c", "x");
+    assert_int_equal(files_check_writable(in("none/b"), &err), 0);
     assert_int_equal(files_make_dirs(in("file/a/b"), &err), -1);
     assert_says("a part of the path is a file");
     DirOut d;

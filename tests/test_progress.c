@@ -47,6 +47,17 @@ static Progress half_way(void) {
     return p;
 }
 
+/* A rate and the time left are told once something is done. */
+static void test_nothing_done_yet(void **state) {
+    (void)state;
+    Progress p;
+    progress_begin(&p, "walking", "steps", 0, 10);
+    p.began -= 60, p.terminal = false;
+    progress_show(&p, 0, "lacing boots");
+    assert_string_equal(shown(), "walking 0 of 10 steps, lacing boots\r\n");
+    progress_end(&p);
+}
+
 static bool ends_with(const char *text, const char *end) {
     size_t n = strlen(text), k = strlen(end);
     return n >= k && !strcmp(text + n - k, end);
@@ -106,12 +117,13 @@ static void test_the_end_is_told_once(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bar),
+        cmocka_unit_test(test_nothing_done_yet),
         cmocka_unit_test(test_error_has_its_own_line),
         cmocka_unit_test(test_words_beside_a_bar),
         cmocka_unit_test(test_the_end_is_told_once),
     };
     int probe = posix_openpt(O_RDWR | O_NOCTTY);
-    if (probe < 0) return puts("skipped 4 checks: no terminal can be made here"), 77;
+    if (probe < 0) return puts("skipped 5 checks: no terminal can be made here"), 77;
     close(probe);
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -6,6 +6,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include "../autograd/amount.h"
 #include "../autograd/weight.h"
 #include "../data/base_writer.h"
 #include "../data/files.h"
@@ -241,6 +242,11 @@ static int write_tensors(const BaseJob *job, BaseWriter *writer, const BaseTenso
         kept += has;
         if (has) told.done += tensor[i].bytes;
     }
+    if (base_writer_anew(writer))
+        progress_say(NULL,
+                     "begun anew: what a stopped run left of %s is of another format or model, or "
+                     "hardly begun",
+                     job->path);
     if (kept)
         progress_say(NULL, "going on with %s: %d of %d tensors are there", job->path, kept,
                      job->model->n_sites);
@@ -341,8 +347,8 @@ static void add_format(Buf *formats, const char *name) {
 static void report_kind(const char *name, const KindSums *k, int64_t before, json_t *kinds) {
     double bits = (double)k->bytes * 8 / (double)k->values,
            error = k->whole > 0 ? k->lost / k->whole : 0;
-    progress_say(NULL, "%-12s %-18s %10.3f %16.6f %12.1f %12.1f", name, k->formats.p, bits, error,
-                 (double)before / 1e6, (double)k->bytes / 1e6);
+    progress_say(NULL, "%-12s %-18s %10.3f %16.6f %12s %12s", name, k->formats.p, bits, error,
+                 amount_bytes((double)before).text, amount_bytes((double)k->bytes).text);
     json_object_set_new(kinds, name,
                         json_pack("{s:s, s:f, s:f, s:I, s:I, s:I}", "format", k->formats.p,
                                   "bits_per_weight", bits, "relative_mse", error, "weights",
@@ -366,7 +372,7 @@ int base_report(const char *path, const Model *m, const int64_t before[KIND_COUN
     }
     base_index_free(&x);
     progress_say(NULL, "%-12s %-18s %10s %16s %12s %12s", "", "format", "bits", "|W-W'|2/|W|2",
-                 "MB before", "MB");
+                 "before", "after");
     json_t *kinds = json_object();
     for (int k = 0; k < KIND_COUNT; k++) {
         if (sums[k].values) report_kind(kind_name[k], &sums[k], before[k], kinds);

@@ -75,13 +75,33 @@ static int apply_object(Loader *l, const char *prefix, const json_t *object) {
     return 0;
 }
 
+/* Two words of one source that say different things of a key k: neither wins silently. */
+static int check_implied(Loader *l, int k) {
+    const KeyInfo *key = &config_keys[k];
+    const KeyMeaning *m = &config_meanings[l->implied[k] - 1];
+    loader_look_at(l, m->name);
+    if (l->against[k]) {
+        const KeyMeaning *other = &config_meanings[l->against[k] - 1];
+        return err_set(l->e, "%s: %s: %s and %s: %s exclude each other; leave one out", l->where,
+                       other->name, other->value, m->name, m->value);
+    }
+    bool chosen = l->seen[k] && key->kind == KIND_CHOICE && l->cfg->given[k];
+    const char *word = chosen ? *(char *const *)config_field_const(l->cfg, key) : "";
+    if (!chosen || !config_key_is_switch(m->name) || config_word_in(m->text, word)) return 0;
+    return err_set(l->e, "%s: %s: %s and %s: %s exclude each other; leave one out", l->where,
+                   m->name, m->value, key->name, word);
+}
+
 /* What the source's words imply for keys it did not name itself. */
 static int apply_implied(Loader *l) {
     for (int k = 0; k < CONFIG_KEYS; k++) {
-        if (!l->implied[k] || l->seen[k]) continue;
+        if (!l->implied[k]) continue;
+        TRY(check_implied(l, k));
+        if (l->seen[k] && l->cfg->given[k]) continue;
         const KeyMeaning *m = &config_meanings[l->implied[k] - 1];
-        loader_look_at(l, m->name);
-        json_t *value = config_value_from_text(&config_keys[k], m->text);
+        char word[KEY_NAME_MAX + 1];
+        snprintf(word, sizeof word, "%.*s", (int)strcspn(m->text, " "), m->text);
+        json_t *value = config_value_from_text(&config_keys[k], word);
         int rc = loader_set(l, &config_keys[k], value);
         json_decref(value);
         TRY(rc);
@@ -94,6 +114,7 @@ static void begin_source(Loader *l, const char *source, const Yaml *yaml) {
     l->yaml = yaml;
     memset(l->seen, 0, sizeof l->seen);
     memset(l->implied, 0, sizeof l->implied);
+    memset(l->against, 0, sizeof l->against);
     loader_look_at(l, "");
 }
 
@@ -315,5 +336,28 @@ void config_write_yaml(const Config *cfg, Buf *out) {
         buf_printf(out, nests ? "  %s:" : "%s:", nests ? dot + 1 : key->name);
         config_value_write(cfg, key, out);
         buf_add_text(out, "\n");
+    }
+}
+
+/* ---- one config beside another ---- */
+
+/* Keys of how a run learns, not of what it reads, measures and writes. */
+static bool is_of_learning(int k) {
+    return (k >= CONFIG_adapter && k < CONFIG_datasets) ||
+           (k >= CONFIG_micro_batch_size && k < CONFIG_output_dir);
+}
+
+void config_write_changes(const Config *was, const Config *now, Buf *out) {
+    size_t before = out->n;
+    for (int k = 0; k < CONFIG_KEYS; k++) {
+        Buf old = {0}, new = {0};
+        if (!is_of_learning(k) || !(was->given[k] || now->given[k])) continue;
+        config_value_write(was, &config_keys[k], &old);
+        config_value_write(now, &config_keys[k], &new);
+        if (strcmp(old.p, new.p))
+            buf_printf(out, "%s%s%s (%s before)", out->n > before ? ", " : "", config_keys[k].name,
+                       new.p, old.p + 1);
+        buf_free(&old);
+        buf_free(&new);
     }
 }

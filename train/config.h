@@ -77,4 +77,7 @@ bool config_is_bool(const char *name);
 void config_list_words(const char *name, const char *without, Buf *out);
 
 void config_write_yaml(const Config *cfg, Buf *out); /* loads again to the same Config */
+/* What `now` says otherwise of how a run learns: "learning_rate 0.001 (0.0002 before), ...", or
+ * nothing. Appended. */
+void config_write_changes(const Config *was, const Config *now, Buf *out);
 #endif

@@ -60,7 +60,9 @@ const char *loader_translate(Loader *l, const char *name, const char *word) {
         if (strcmp(m->key, name) == 0) {
             text = m->text;
         } else {
-            l->implied[config_key_index(config_key_find(m->key))] = i + 1;
+            int k = config_key_index(config_key_find(m->key)), *row = &l->implied[k];
+            if (*row && strcmp(config_meanings[*row - 1].text, m->text)) l->against[k] = *row;
+            *row = i + 1;
         }
     }
     return text;

@@ -15,6 +15,7 @@ typedef struct Loader {
     int at;                   /* the 7 of it; 0: none */
     bool seen[CONFIG_KEYS];   /* keys this source has named */
     int implied[CONFIG_KEYS]; /* 1 + the MEANS row that sets this key unless it is seen */
+    int against[CONFIG_KEYS]; /* 1 + an earlier one of them that says otherwise */
     int line[CONFIG_KEYS];    /* of the value that stands; 0: a flag's */
     Err *e;
 } Loader;

@@ -2,6 +2,7 @@
 #include "generate.h"
 #include <math.h>
 #include <stdlib.h>
+#include "../autograd/amount.h"
 
 typedef struct Candidate {
     float logit;
@@ -49,10 +50,20 @@ static bool is_stop(int32_t id, const int32_t *stop, int n_stop) {
     return false;
 }
 
+static int check_cache(const Session *s, int64_t tokens, Err *e) {
+    double bytes = cache_bytes(s->model, tokens), most = (double)s->memory;
+    if (bytes <= most) return 0;
+    return err_set(e,
+                   "the keys and values of %ld tokens would take %s, and there are %s: lower "
+                   "max_new_tokens",
+                   (long)tokens, amount_bytes(bytes).text, amount_bytes(most).text);
+}
+
 int generate(Session *s, const int32_t *prompt, int32_t n_prompt, int64_t max_new,
              const Sampling *how, const int32_t *stop, int n_stop, int32_t *out, int64_t *n,
              TokenFn each, void *ctx, Err *e) {
     size_t start = arena_mark(&s->step);
+    TRY(check_cache(s, n_prompt + max_new, e));
     Cache *cache = cache_new(s->model, &s->step, n_prompt + max_new);
     int32_t next, at[2] = {0, n_prompt};
     Batch b = {1, at, prompt, NULL};

@@ -3,6 +3,7 @@
 #include "memory.h"
 #include <omp.h>
 #include <string.h>
+#include "../autograd/amount.h"
 #include "../autograd/weight.h"
 #include "../model/stream.h"
 #include "evaluate.h"
@@ -251,7 +252,7 @@ MemoryPlan memory_plan(Session *s, const Config *cfg, const TrainData *data) {
 
 /* ---- telling ---- */
 
-static double mib(size_t bytes) { return (double)bytes / 1048576; }
+static Amount size(size_t bytes) { return amount_bytes((double)bytes); }
 
 void memory_together(char out[32], const MemoryPlan *p) {
     snprintf(out, 32, p->together == 1 ? "micro-batch" : "%d micro-batches", p->together);
@@ -261,9 +262,9 @@ void memory_describe(const MemoryPlan *p, Buf *out) {
     char together[32];
     memory_together(together, p);
     buf_printf(out,
-               "memory: base %.0f MiB (mapped), what learns %.0f MiB, a step %.0f MiB, all else "
-               "%.0f MiB; about %.0f MiB in all",
-               mib(p->base), mib(p->learns), mib(p->step), mib(p->other), mib(p->peak));
+               "memory: base %s (mapped), what learns %s, a step %s, all else %s; about %s in all",
+               size(p->base).text, size(p->learns).text, size(p->step).text, size(p->other).text,
+               size(p->peak).text);
     if (p->room)
         buf_printf(out,
                    "\nthe base does not fit beside the rest: its layers are read from disk for "
@@ -276,7 +277,7 @@ int memory_check(const MemoryPlan *p, Err *e) {
     if (own <= mem_total()) return 0;
     return err_set(
         e,
-        "the run needs about %.0f MiB beside the mapped base and there are %.0f: shorten "
-        "sequence_len, lower micro_batch_size, or let less learn",
-        mib(own), mib(mem_total()));
+        "the run needs about %s beside the mapped base and there are %s: shorten sequence_len, "
+        "lower micro_batch_size, or let less learn",
+        size(own).text, size(mem_total()).text);
 }

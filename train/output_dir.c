@@ -114,6 +114,7 @@ static int check_gradients(const Config *cfg, Err *e) {
 }
 
 int output_dir_check(const Config *cfg, Err *e) {
+    TRY(files_check_writable(cfg->output_dir, e));
     TRY(check_free(cfg->output_dir, e));
     TRY(check_gradients(cfg, e));
     if (cfg->resume_from_checkpoint) {

@@ -6,6 +6,7 @@
 #include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
+#include "../autograd/amount.h"
 
 enum { BAR = 24, BAR_LEAST = 6 };
 #define LOG_EVERY      10.0 /* seconds between lines of a log */
@@ -29,16 +30,12 @@ static void time_text(char out[32], double seconds) {
         snprintf(out, 32, "%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
 }
 
-/* An amount of work; with its unit, bytes as "262 kB". */
+/* An amount of work, with its unit if asked for; bytes always have theirs. */
 static void amount_text(char out[48], const Progress *p, double n, bool unit) {
-    static const char *const scale[] = {"B", "kB", "MB", "GB", "TB"};
-    size_t i = 0;
-    if (strcmp(p->unit, "bytes")) {
+    if (!strcmp(p->unit, "bytes"))
+        snprintf(out, 48, "%s", amount_bytes(n).text);
+    else
         snprintf(out, 48, unit ? "%.0f %s" : "%.0f", n, p->unit);
-        return;
-    }
-    for (; n >= 1000 && i + 1 < COUNT_OF(scale); i++) n /= 1000;
-    snprintf(out, 48, n < 10 && i ? "%.1f %s" : "%.0f %s", n, scale[i]);
 }
 
 /* Slow work is told by the time of one, fast work by the number in a second. */
@@ -99,8 +96,12 @@ void progress_show(Progress *p, int64_t done, const char *note) {
     amount_text(of, p, (double)p->total, true);
     rate_text(per, p, rate);
     time_text(time, end ? spent : rate > 0 ? (double)(p->total - done) / rate : 0);
-    snprintf(p->line, sizeof p->line, end ? "%s of %s, %s, in %s%s%s" : "%s of %s, %s, %s left%s%s",
-             at, of, per, time, *note ? ", " : "", note);
+    if (rate > 0 || end)
+        snprintf(p->line, sizeof p->line,
+                 end ? "%s of %s, %s, in %s%s%s" : "%s of %s, %s, %s left%s%s", at, of, per, time,
+                 *note ? ", " : "", note);
+    else
+        snprintf(p->line, sizeof p->line, "%s of %s%s%s", at, of, *note ? ", " : "", note);
     p->shown = now;
     p->share = p->total > 0 ? (double)done / (double)p->total : 1;
     if (p->terminal)

@@ -3,6 +3,7 @@
 #include <fnmatch.h>
 #include <stdio.h>
 #include <string.h>
+#include "../autograd/amount.h"
 #include "../autograd/weight.h"
 #include "../data/base_file.h"
 #include "../data/files.h"
@@ -420,22 +421,35 @@ int output_check_file(const Config *cfg, const char *key, const char *path, Err 
     return 0;
 }
 
-int output_check(const Config *cfg, Err *e) {
-    if (cfg->output) TRY(output_check_file(cfg, "output", cfg->output, e));
+/* Whether something of this form can be made there. */
+static int check_place(const char *path, OutputForm form, Err *e) {
+    if (form == OUTPUT_FILE) TRY(files_check_regular(path, e));
+    if (form == OUTPUT_DIR && files_exists(path) && !files_is_dir(path))
+        return err_set(e, "cannot write directory %s: it is a file; choose another path", path);
+    char *parent = files_parent(path);
+    int bad = files_check_writable(parent, e);
+    mem_free(parent);
+    return bad;
+}
+
+int output_check(const Config *cfg, OutputForm form, Err *e) {
+    if (!cfg->output) return 0;
+    TRY(output_check_file(cfg, "output", cfg->output, e));
     const char *const inputs[] = {cfg->base_model, cfg->lora_model_dir, cfg->prompts,
                                   cfg->base_gguf, cfg->path};
-    for (size_t i = 0; i < COUNT_OF(inputs) && cfg->output; i++) {
+    for (size_t i = 0; i < COUNT_OF(inputs); i++) {
         if (inputs[i] && files_holds(cfg->output, inputs[i]))
             return err_set(e, "output %s holds the input %s; choose another", cfg->output,
                            inputs[i]);
     }
-    for (int i = 0; i < cfg->datasets.n && cfg->output; i++) {
+    for (int i = 0; i < cfg->datasets.n; i++) {
         if (files_holds(cfg->output, cfg->datasets.p[i].path))
             return err_set(e, "output %s holds the input %s; choose another", cfg->output,
                            cfg->datasets.p[i].path);
     }
-    if (!cfg->output || cfg->overwrite || files_is_empty(cfg->output)) return 0;
-    return err_set(e, "output %s exists; choose another or give --overwrite", cfg->output);
+    if (!cfg->overwrite && !files_is_empty(cfg->output))
+        return err_set(e, "output %s exists; choose another or give --overwrite", cfg->output);
+    return check_place(cfg->output, form, e);
 }
 
 /* ---- telling ---- */
@@ -457,26 +471,15 @@ size_t session_dry_run(Session *s, const Batch *batch, int n, bool learns) {
     return top;
 }
 
-static void count_text(char out[32], int64_t n) {
-    if (n >= 1000000)
-        snprintf(out, 32, "%.2f M", (double)n / 1e6);
-    else if (n >= 10000)
-        snprintf(out, 32, "%.1f k", (double)n / 1e3);
-    else
-        snprintf(out, 32, "%ld", (long)n);
-}
-
 /* One cell of the table of what learns: a kind's name, its tensors or its parameters. */
 static void describe_cell(Buf *out, int line, const char *name, int tensors, int64_t values) {
-    char text[32];
-    count_text(text, line == 1 ? tensors : values);
-    buf_printf(out, "%12s", line == 0 ? name : tensors ? text : line == 1 ? "frozen" : "-");
+    Amount n = amount_count(line == 1 ? tensors : (double)values);
+    buf_printf(out, "%12s", line == 0 ? name : tensors ? n.text : line == 1 ? "frozen" : "-");
 }
 
 void session_describe(const Session *s, Buf *out) {
     int64_t values[KIND_COUNT] = {0}, all = 0, base = 0;
     int tensors[KIND_COUNT] = {0}, n = 0;
-    char whole[32];
     for (int i = 0; i < s->params.n; i++) {
         const Param *p = &s->params.param[i];
         if (!p->learns) continue;
@@ -493,8 +496,7 @@ void session_describe(const Session *s, Buf *out) {
             describe_cell(out, line, kind_name[k], tensors[k], values[k]);
         }
         describe_cell(out, line, "all", n, all);
-        count_text(whole, base);
-        if (line == 2) buf_printf(out, "  beside %s of the base", whole);
+        if (line == 2) buf_printf(out, "  beside %s of the base", amount_count((double)base).text);
         buf_add_text(out, "\n");
     }
 }

@@ -37,8 +37,10 @@ bool session_base_is_packed(const Session *s); /* whether any weight is quantise
 /* Its adapter in a form, as adapter_export does; the notes go to standard error. */
 int session_write_adapter(Session *s, const char *form, bool keep, const char *dir, Err *e);
 
-/* An error where output exists and is not to be written over; called before any work is done. */
-int output_check(const Config *cfg, Err *e);
+typedef enum OutputForm { OUTPUT_FILE, OUTPUT_DIR } OutputForm;
+/* An error where output cannot be written, or exists and is not to be written over; called before
+ * any work is done. */
+int output_check(const Config *cfg, OutputForm form, Err *e);
 /* An error where path, which the key named so gives, is one of the files that the run reads. */
 int output_check_file(const Config *cfg, const char *key, const char *path, Err *e);
 

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
+#include "../autograd/amount.h"
 #include "../data/files.h"
 #include "../model/stream.h"
 #include "checkpoint.h"
@@ -183,8 +184,8 @@ static void report_stream(Stream *s, json_t *result) {
     int64_t bytes;
     double waited;
     stream_told(s, &bytes, &waited);
-    progress_say(NULL, "read %.1f GiB of the base, and waited %.1f s for it",
-                 (double)bytes / 1073741824, waited);
+    progress_say(NULL, "read %s of the base, and waited %s for it",
+                 amount_bytes((double)bytes).text, amount_seconds(waited).text);
     json_object_set_new(result, "streamed_bytes", json_integer(bytes));
     json_object_set_new(result, "streaming_waited_seconds", json_real(waited));
 }
@@ -208,23 +209,26 @@ static int save(Trainer *t, Err *e) {
                             t->cfg->save_total_limit, e);
 }
 
-/* The run fails between two steps, for a reason that stands in an Err already: what the steps so
- * far have learned is kept where that can be done. No older checkpoint goes for it. */
-static void keep_last_step(Trainer *t) {
-    Err lost;
+static bool can_be_kept(const Trainer *t) {
     const ParamSet *ps = &t->s->params;
-    if (!t->run.step || checkpoint_exists(t->cfg->output_dir, t->run.step)) return;
-    if (!f32_all_finite(ps->weight, ps->numel)) return;
-    if (!optimizer_finite(&t->optimizer, ps)) return;
-    if (checkpoint_write(t->cfg->output_dir, t->s, &t->optimizer, &t->run, t->save_dtype, 0, &lost))
-        return;
-    progress_say(NULL, "kept what was learned up to step %ld in %s/checkpoint-%ld",
-                 (long)t->run.step, t->cfg->output_dir, (long)t->run.step);
+    return f32_all_finite(ps->weight, ps->numel) && optimizer_finite(&t->optimizer, ps);
 }
 
-static int or_keep(Trainer *t, int bad) {
-    if (bad) keep_last_step(t);
-    return bad;
+/* The run fails between two steps, for a reason that stands in an Err already: what the steps so
+ * far have learned is kept where that can be done (no older checkpoint goes for it), and it is told
+ * from where one can go on. */
+static void keep_last_step(Trainer *t) {
+    Err lost;
+    char *newest;
+    const char *dir = t->cfg->output_dir;
+    if (!t->run.step) return;
+    if (can_be_kept(t) && !checkpoint_exists(dir, t->run.step))
+        checkpoint_write(dir, t->s, &t->optimizer, &t->run, t->save_dtype, 0, &lost);
+    if (checkpoint_find(&newest, dir, "auto", &lost) || !newest)
+        progress_say(NULL, "nothing is kept: %s holds no checkpoint", dir);
+    else
+        progress_say(NULL, "kept: %s, from which --resume_from_checkpoint auto goes on", newest);
+    mem_free(newest);
 }
 
 static bool every(int64_t steps, int64_t step) { return steps > 0 && step % steps == 0; }
@@ -260,7 +264,7 @@ static int run(Trainer *t, json_t *result, Err *e) {
         StepResult r;
         EvalResult eval;
         char note[96];
-        TRY(or_keep(t, optimiser_step(t, &r, e)));
+        TRY(optimiser_step(t, &r, e));
         if (before == t->run.tokens - r.tokens) TRY(write_config(cfg, e)); /* after the first */
         bool last = t->run.step == t->total_steps,
              evals = t->data->n_held_out && (last || every(eval_steps, t->run.step));
@@ -284,15 +288,30 @@ static int run(Trainer *t, json_t *result, Err *e) {
         if (every(cfg->save_steps, t->run.step)) TRY(save(t, e));
     }
     progress_end(&t->progress);
-    TRY(or_keep(t, learned_write(cfg->output_dir, t->s, t->save_dtype, e)));
+    TRY(learned_write(cfg->output_dir, t->s, t->save_dtype, e));
     progress_say(NULL, "wrote %s", cfg->output_dir);
     return 0;
+}
+
+/* What the checkpoint lets differ, against the config.yaml that its run wrote. */
+static void tell_changes(const Config *cfg, const char *from) {
+    Config was;
+    Err ignored;
+    Buf text = {0};
+    char *dir = files_parent(from), *path = files_join(dir, "config.yaml");
+    if (!config_load(&was, path, NULL, 0, &ignored)) config_write_changes(&was, cfg, &text);
+    if (text.n) progress_say(NULL, "from here on: %s", text.p);
+    config_free(&was);
+    mem_free(path);
+    mem_free(dir);
+    buf_free(&text);
 }
 
 static int resume(Trainer *t, const char *from, Err *e) {
     int n;
     TRY(checkpoint_read(from, t->s, &t->optimizer, &t->run, e));
     progress_say(NULL, "resumed from %s at step %ld", from, (long)t->run.step);
+    tell_changes(t->cfg, from);
     TRY(checkpoint_drop_later(t->cfg->output_dir, t->run.step, &n, e));
     if (n) progress_say(NULL, "removed the checkpoints of later steps (%d)", n);
     return 0;
@@ -409,6 +428,7 @@ int trainer_run(const Config *cfg, Session *s, const TrainData *data, json_t *re
         status = start(&t, e);
         catch_signals();
         if (!status) status = run(&t, result, e);
+        if (status < 0) keep_last_step(&t);
     }
     if (!status) {
         json_t *still = unmoved(&t);

@@ -22,7 +22,7 @@ static int write_dir(const Config *cfg, Session *s, Err *e) {
 int verb_convert(const Config *cfg, json_t *result, Err *e) {
     Session s;
     if (!adapter_form_known(cfg->format)) return refuse_format(cfg, e);
-    TRY(output_check(cfg, e));
+    TRY(output_check(cfg, OUTPUT_DIR, e));
     TRY(session_open_original(&s, cfg, e));
     const char *from = adapter_form_name(&s.adapter);
     int bad = write_dir(cfg, &s, e);

@@ -1,7 +1,9 @@
 /* verb_estimate.c - what a run would need of memory, disk and time, before anything is loaded: the
  * model is opened as shapes (base_model may hold a config.json alone), a step runs dry. Datasets
  * are read where they are given; else every row is taken to have sequence_len tokens. */
+#include <stdio.h>
 #include <string.h>
+#include "../autograd/amount.h"
 #include "../autograd/weight.h"
 #include "../data/files.h"
 #include "../data/side_files.h"
@@ -154,43 +156,34 @@ static Disk count_disk(const Session *s, const Config *cfg) {
 
 /* ---- telling ---- */
 
-/* Sizes stand in one unit, so that they can be added up by eye. */
-typedef struct Unit {
-    const char *name;
-    double bytes;
-} Unit;
-static Unit unit_of(size_t most) {
-    return most < (size_t)1 << 30 ? (Unit){"MiB", 1 << 20} : (Unit){"GiB", 1 << 30};
-}
+static Amount size(size_t bytes) { return amount_bytes((double)bytes); }
 
+/* The table is what was asked for: on standard output. */
 static void tell(const Config *cfg, const MemoryPlan *p, const Work *w, const Disk *d, double rate,
                  double per_token) {
-    Unit u = unit_of(p->peak);
     char together[32];
     memory_together(together, p);
-    progress_say(NULL, "memory       base %.2f + learns %.2f + step %.2f + else %.2f = %.2f %s",
-                 (double)p->base / u.bytes, (double)p->learns / u.bytes, (double)p->step / u.bytes,
-                 (double)p->other / u.bytes, (double)p->peak / u.bytes, u.name);
+    printf("memory       base %s + learns %s + step %s + else %s = %s\n", size(p->base).text,
+           size(p->learns).text, size(p->step).text, size(p->other).text, size(p->peak).text);
     if (p->room)
-        progress_say(NULL,
-                     "             the base has %.2f: what does not stay is read from disk for "
-                     "every %s, and on the way back",
-                     (double)p->whole / u.bytes, together);
-    progress_say(NULL, "disk         base.h5 %.2f, %s %.2f, a checkpoint %.2f %s",
-                 (double)d->base / u.bytes, strcmp(cfg->adapter, "none") ? "adapter" : "model",
-                 (double)d->result / u.bytes, (double)d->checkpoint / u.bytes, u.name);
-    progress_say(NULL, "parameters   %.2f M, of which a token meets %.2f M; %.2f M learn",
-                 (double)w->total / 1e6, (double)w->active / 1e6, (double)w->trainable / 1e6);
-    progress_say(NULL, "work         a token: %.3g GFLOP forward, %.3g in a whole step",
-                 w->forward / 1e9, w->step / 1e9);
-    progress_say(NULL,
-                 "time         about %.3g s a token (%.3g tokens/s): products ran at %.0f GFLOP/s "
-                 "just now, a step is taken to reach %.0f %% of it",
-                 per_token, 1 / per_token, rate / 1e9, 100 * STEP_SHARE);
+        printf("             the base has %s: what does not stay is read from disk for every %s, "
+               "and on the way back\n",
+               size(p->whole).text, together);
+    printf("disk         base.h5 %s, %s %s, a checkpoint %s\n", amount_bytes((double)d->base).text,
+           strcmp(cfg->adapter, "none") ? "adapter" : "model", amount_bytes((double)d->result).text,
+           amount_bytes((double)d->checkpoint).text);
+    printf("parameters   %s, of which a token meets %s; %s learn\n",
+           amount_count((double)w->total).text, amount_count((double)w->active).text,
+           amount_count((double)w->trainable).text);
+    printf("work         a token: %sFLOP forward, %sFLOP in a whole step\n",
+           amount_count(w->forward).text, amount_count(w->step).text);
+    printf("time         about %s a token (%s tokens/s): products ran at %sFLOP/s just now, a step "
+           "is taken to reach %.0f %% of it\n",
+           amount_seconds(per_token).text, amount_count(1 / per_token).text,
+           amount_count(rate).text, 100 * STEP_SHARE);
     if (p->run_steps)
-        progress_say(NULL, "the run      %ld steps, %ld tokens, about %.3g hours",
-                     (long)p->run_steps, (long)p->run_tokens,
-                     (double)p->run_tokens * per_token / 3600);
+        printf("the run      %ld steps, %ld tokens, about %s\n", (long)p->run_steps,
+               (long)p->run_tokens, amount_seconds((double)p->run_tokens * per_token).text);
 }
 
 static json_t *as_json(const MemoryPlan *p, const Work *w, const Disk *d, double rate,
@@ -251,7 +244,7 @@ static int estimate_rows(const Config *cfg, const TrainData *d, bool real, json_
         Err why;
         bool fits = memory_check(&p, &why) == 0;
         json_object_set_new(result, "fits", json_boolean(fits));
-        if (!fits) progress_say(NULL, "this machine is too small: %s", why.text);
+        if (!fits) printf("             this machine is too small: %s\n", why.text);
     }
     session_close(&s);
     return bad;

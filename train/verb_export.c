@@ -53,23 +53,32 @@ static int export_gguf_lora(const Config *cfg, Session *s, const char *path, Mer
     return model_write_gguf_lora(path, s->model, &s->plan, base, e);
 }
 
-typedef enum Form { DIRECTORY, ONE_FILE } Form;
 static const struct {
     const char *name;
-    Form form;
+    OutputForm form;
     bool merges; /* into the base's weights */
     int (*write)(const Config *cfg, Session *s, const char *path, MergeReport *merged, Err *e);
-} formats[] = {{"peft", DIRECTORY, false, export_adapter},
-               {"peft-per-expert", DIRECTORY, false, export_adapter},
-               {"mlx", DIRECTORY, false, export_adapter},
-               {"merged", DIRECTORY, true, export_merged},
-               {"gguf", ONE_FILE, true, export_gguf},
-               {"gguf-lora", ONE_FILE, false, export_gguf_lora}};
+} formats[] = {{"peft", OUTPUT_DIR, false, export_adapter},
+               {"peft-per-expert", OUTPUT_DIR, false, export_adapter},
+               {"mlx", OUTPUT_DIR, false, export_adapter},
+               {"merged", OUTPUT_DIR, true, export_merged},
+               {"gguf", OUTPUT_FILE, true, export_gguf},
+               {"gguf-lora", OUTPUT_FILE, false, export_gguf_lora}};
+
+/* A value of the base that is no number would be one of the result, and of all that comes of it. */
+static int check_base(const Session *s, Err *e) {
+    Progress p;
+    progress_begin(&p, "checking the base", "values", 0, 0);
+    int bad = model_check_finite(s->model, progress_step, &p, e);
+    progress_end(&p);
+    return bad;
+}
 
 /* Into a directory beside output, which is then renamed; a file's writer does that itself. */
 static int write_form(size_t f, const Config *cfg, Session *s, MergeReport *merged, Err *e) {
     DirOut out;
-    if (formats[f].form == ONE_FILE) return formats[f].write(cfg, s, cfg->output, merged, e);
+    if (formats[f].merges) TRY(check_base(s, e));
+    if (formats[f].form == OUTPUT_FILE) return formats[f].write(cfg, s, cfg->output, merged, e);
     TRY(files_dir_begin(&out, cfg->output, e));
     int bad = formats[f].write(cfg, s, out.temp, merged, e) || files_dir_commit(&out, e) ? -1 : 0;
     if (bad) files_dir_abort(&out);
@@ -120,7 +129,7 @@ int verb_export(const Config *cfg, json_t *result, Err *e) {
     size_t f = 0;
     while (f < COUNT_OF(formats) && strcmp(formats[f].name, cfg->format)) f++;
     CHECK(f < COUNT_OF(formats), "the key table lets format %s pass", cfg->format);
-    TRY(output_check(cfg, e));
+    TRY(output_check(cfg, formats[f].form, e));
     int bad = open_to_export(&s, cfg, e);
     if (bad) return bad;
     MergeReport merged = {0};

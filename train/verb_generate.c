@@ -2,6 +2,8 @@
  * terminal. */
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 #include "../data/chat.h"
 #include "../data/files.h"
 #include "../data/jsonl.h"
@@ -122,23 +124,50 @@ static int read_prompts(Writer *w, Prompts *all, Err *e) {
         json_decref(row);
     }
     jsonl_close(&j);
+    if (!bad && !all->n)
+        bad =
+            err_set(e, "%s: no prompt is there; expected one JSON object a line", w->cfg->prompts);
     return bad ? -1 : 0;
 }
 
 /* ---- answers ---- */
 
-/* Prints what the ids add to the text so far; an unfinished character waits for its end. */
+/* An answer as it grows. Its text is shown, or how far it is, or both where they do not meet. */
 typedef struct Stream {
-    const Tokenizer *tokenizer;
+    const Tokenizer *tokenizer; /* NULL: no text is shown */
+    Progress *bar;              /* NULL: none is */
+    int64_t rows; /* answers before this one, if the bar counts those; -1: it counts tokens */
     int32_t *ids;
-    int64_t n;
+    int64_t n, most;
     size_t shown;
 } Stream;
 
-static void show_token(void *ctx, int32_t id) {
-    Stream *s = ctx;
+static Stream stream_new(const Config *cfg) {
+    int64_t most = cfg->max_new_tokens;
+    return (Stream){
+        .rows = -1, .most = most, .ids = mem_alloc(sizeof(int32_t) * (size_t)(most + 1))};
+}
+
+/* Whether standard output and standard error are one: text there says itself how far it is. */
+static bool one_screen(void) {
+    struct stat out, err;
+    return !fstat(STDOUT_FILENO, &out) && !fstat(STDERR_FILENO, &err) && out.st_dev == err.st_dev &&
+           out.st_ino == err.st_ino;
+}
+
+static void show_bar(const Stream *s) {
+    char note[64];
+    snprintf(note, sizeof note, "answer %ld: %ld of up to %ld tokens", (long)s->rows + 1,
+             (long)s->n, (long)s->most);
+    if (s->rows < 0)
+        progress_show(s->bar, s->n, "");
+    else
+        progress_show(s->bar, s->rows, note);
+}
+
+/* Prints what the ids add to the text so far; an unfinished character waits for its end. */
+static void show_text(Stream *s) {
     Buf text = {0};
-    s->ids[s->n++] = id;
     tokenizer_decode(s->tokenizer, s->ids, (size_t)s->n, true, &text);
     bool cut = text.n >= 3 && !memcmp(text.p + text.n - 3, "\xef\xbf\xbd", 3);
     if (!cut && text.n > s->shown) {
@@ -149,22 +178,29 @@ static void show_token(void *ctx, int32_t id) {
     buf_free(&text);
 }
 
-static int answer(Writer *w, const Tokens *prompt, int32_t *ids, int64_t *n, TokenFn each,
-                  void *ctx, Err *e) {
+/* The id is the last of s->ids already. */
+static void tell_token(void *ctx, int32_t id) {
+    Stream *s = ctx;
+    (void)id;
+    if (s->tokenizer) show_text(s);
+    if (s->bar) show_bar(s);
+}
+
+static int answer(Writer *w, const Tokens *prompt, Stream *s, Err *e) {
     const Config *cfg = w->cfg;
     Sampling how = {cfg->temperature, cfg->top_p, cfg->top_k, (uint64_t)cfg->seed,
                     (uint64_t)w->row++};
     TRY(check_prompt(prompt, e));
     return generate(&w->s, prompt->id, (int32_t)prompt->n, cfg->max_new_tokens, &how, w->stop,
-                    w->n_stop, ids, n, each, ctx, e);
+                    w->n_stop, s->ids, &s->n, tell_token, s, e);
 }
 
 /* {"text":, "ids":} of one answer. */
-static json_t *answer_json(const Writer *w, const int32_t *ids, int64_t n) {
+static json_t *answer_json(const Writer *w, const Stream *s) {
     json_t *list = json_array();
     Buf text = {0};
-    for (int64_t i = 0; i < n; i++) json_array_append_new(list, json_integer(ids[i]));
-    if (w->tokenizer) tokenizer_decode(w->tokenizer, ids, (size_t)n, true, &text);
+    for (int64_t i = 0; i < s->n; i++) json_array_append_new(list, json_integer(s->ids[i]));
+    if (w->tokenizer) tokenizer_decode(w->tokenizer, s->ids, (size_t)s->n, true, &text);
     json_t *out =
         json_pack("{s:o, s:o}", "text", json_stringn(text.p ? text.p : "", text.n), "ids", list);
     buf_free(&text);
@@ -182,42 +218,44 @@ static int answer_file(Writer *w, Buf *lines, json_t *result, Err *e) {
     Progress p;
     Prompts all = {0};
     json_t *answers = json_array();
-    int32_t *ids = mem_alloc(sizeof *ids * (size_t)(w->cfg->max_new_tokens + 1));
+    Stream s = stream_new(w->cfg);
     int bad = read_prompts(w, &all, e);
     progress_begin(&p, "generating", "rows", 0, all.n);
-    for (int64_t i = 0, n; i < all.n && !bad; i++) {
-        bad = answer(w, &all.p[i], ids, &n, NULL, NULL, e);
+    s.bar = &p;
+    for (s.rows = 0; s.rows < all.n && !bad;) {
+        bad = answer(w, &all.p[s.rows], &s, e);
         if (bad) break;
-        json_t *out = answer_json(w, ids, n);
+        json_t *out = answer_json(w, &s);
         add_line(lines, out);
         json_array_append_new(answers, out);
-        progress_show(&p, i + 1, "");
+        progress_show(&p, ++s.rows, "");
     }
     progress_end(&p);
     free_prompts(&all);
-    mem_free(ids);
+    mem_free(s.ids);
     json_object_set_new(result, "rows", answers);
     return bad;
 }
 
 static int answer_prompt(Writer *w, json_t *result, Buf *lines, Err *e) {
     Tokens prompt = {0};
-    int32_t *ids = mem_alloc(sizeof *ids * (size_t)(w->cfg->max_new_tokens + 1));
-    Stream stream = {w->tokenizer, mem_alloc(sizeof *ids * (size_t)(w->cfg->max_new_tokens + 1)), 0,
-                     0};
-    int64_t n;
+    Progress p;
+    Stream s = stream_new(w->cfg);
     int bad = encode_text(w, w->cfg->prompt, strlen(w->cfg->prompt), true, &prompt, e);
-    if (!bad) bad = answer(w, &prompt, ids, &n, w->cfg->output ? NULL : show_token, &stream, e);
+    progress_begin(&p, "generating", "tokens", 0, w->cfg->max_new_tokens);
+    if (!w->cfg->output) s.tokenizer = w->tokenizer;
+    if (w->cfg->output || !one_screen()) s.bar = &p;
+    if (!bad) bad = answer(w, &prompt, &s, e);
+    progress_end(&p);
     if (!bad) {
-        json_t *out = answer_json(w, ids, n);
+        json_t *out = answer_json(w, &s);
         add_line(lines, out);
         if (!w->cfg->output) putchar('\n');
         json_object_update(result, out);
         json_decref(out);
     }
     tokens_free(&prompt);
-    mem_free(ids);
-    mem_free(stream.ids);
+    mem_free(s.ids);
     return bad;
 }
 
@@ -225,21 +263,19 @@ static int answer_prompt(Writer *w, json_t *result, Buf *lines, Err *e) {
 
 static int chat_turn(Writer *w, json_t *messages, Err *e) {
     Tokens prompt = {0};
-    int64_t n, most = w->cfg->max_new_tokens + 1;
-    int32_t *ids = mem_alloc(sizeof *ids * (size_t)most);
-    Stream stream = {w->tokenizer, mem_alloc(sizeof *ids * (size_t)most), 0, 0};
+    Stream s = stream_new(w->cfg);
+    s.tokenizer = w->tokenizer;
     int bad = encode_messages(w, messages, NULL, &prompt, e);
-    if (!bad) bad = answer(w, &prompt, ids, &n, show_token, &stream, e);
+    if (!bad) bad = answer(w, &prompt, &s, e);
     if (!bad) {
-        json_t *out = answer_json(w, ids, n);
+        json_t *out = answer_json(w, &s);
         json_array_append_new(messages, json_pack("{s:s, s:O}", "role", "assistant", "content",
                                                   json_object_get(out, "text")));
         json_decref(out);
         putchar('\n');
     }
     tokens_free(&prompt);
-    mem_free(ids);
-    mem_free(stream.ids);
+    mem_free(s.ids);
     return bad;
 }
 
@@ -288,7 +324,7 @@ int verb_generate(const Config *cfg, json_t *result, Err *e) {
         err_set(e, "generate needs --prompt TEXT or --prompts FILE.jsonl");
         return CONFIG_REFUSED;
     }
-    TRY(output_check(cfg, e));
+    TRY(output_check(cfg, OUTPUT_FILE, e));
     int bad = open_writer(&w, cfg, e);
     if (!bad)
         bad =

@@ -5,6 +5,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include "../autograd/amount.h"
 #include "../data/base_file.h"
 #include "../data/files.h"
 #include "../data/safetensors.h"
@@ -157,7 +158,7 @@ static int init_base(const Config *cfg, const Model *m, const SideFiles *files, 
 }
 
 static int check_output(const Config *cfg, Err *e) {
-    TRY(output_check(cfg, e));
+    TRY(output_check(cfg, base_file_claims(cfg->output) ? OUTPUT_FILE : OUTPUT_DIR, e));
     if (!base_is_quantised(cfg) || base_file_claims(cfg->output)) return 0;
     err_set(e, "init with base_quantization writes one file: give --output NAME.h5, not %s",
             cfg->output);
@@ -176,8 +177,8 @@ static int init_model(const Config *cfg, const Model *m, const SideFiles *files,
     json_object_set_new(result, "output", json_string(cfg->output));
     json_object_set_new(result, "parameters", json_integer(n));
     json_object_set_new(result, "seconds", json_real(seconds_now() - began));
-    progress_say(NULL, "wrote %s: %d tensors, %.2f M parameters", cfg->output, m->n_sites,
-                 (double)n / 1e6);
+    progress_say(NULL, "wrote %s: %d tensors, %s parameters", cfg->output, m->n_sites,
+                 amount_count((double)n).text);
     return 0;
 }
 

@@ -118,6 +118,6 @@ static int run(const Config *cfg, Session *s, const Rows *rows, json_t *result, 
 }
 
 int verb_logits(const Config *cfg, json_t *result, Err *e) {
-    TRY(output_check(cfg, e));
+    TRY(output_check(cfg, OUTPUT_FILE, e));
     return measure_rows(cfg, run, result, e);
 }

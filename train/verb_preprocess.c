@@ -126,7 +126,7 @@ static void show_progress(void *user, int64_t done, int64_t total) {
 }
 
 static int begin_output(Preprocess *p, Err *e) {
-    TRY(output_check(p->cfg, e));
+    TRY(output_check(p->cfg, OUTPUT_FILE, e));
     return p->cfg->output ? files_begin(&p->out, p->cfg->output, e) : 0;
 }
 

@@ -1,6 +1,7 @@
 /* verb_quantize.c - a Hugging Face checkpoint into one base file, tensor by tensor. */
 #include <string.h>
 #include <sys/stat.h>
+#include "../autograd/amount.h"
 #include "../data/base_file.h"
 #include "base_quantise.h"
 #include "progress.h"
@@ -40,7 +41,7 @@ int verb_quantize(const Config *cfg, json_t *result, Err *e) {
     Quantised q;
     int bad = check_keys(cfg, &words, e);
     if (bad) return bad;
-    TRY(output_check(cfg, e));
+    TRY(output_check(cfg, OUTPUT_FILE, e));
     double began = seconds_now();
     TRY(base_quantise(&q, cfg->base_model, &words, cfg->output, THERE_REPLACE, e));
     if (q.model->notes.n) progress_say(NULL, "%.*s", (int)q.model->notes.n - 1, q.model->notes.p);
@@ -50,8 +51,8 @@ int verb_quantize(const Config *cfg, json_t *result, Err *e) {
         json_object_set_new(result, "output", json_string(cfg->output));
         json_object_set_new(result, "bytes", json_integer(bytes));
         json_object_set_new(result, "seconds", json_real(seconds_now() - began));
-        progress_say(NULL, "wrote %s: %d tensors, %.1f MB", cfg->output, q.model->n_sites,
-                     (double)bytes / 1e6);
+        progress_say(NULL, "wrote %s: %d tensors, %s", cfg->output, q.model->n_sites,
+                     amount_bytes((double)bytes).text);
     }
     quantised_close(&q);
     return bad;
