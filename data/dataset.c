@@ -321,10 +321,11 @@ int dataset_load(Dataset *out, const DatasetSpec *specs, int n_specs, const Data
                        n_specs > 1 ? " and the other datasets" : "");
     return err_set(e,
                    "the datasets hold no sample: of %lld rows %lld are empty, %lld above "
-                   "sequence_len %lld and %lld "
-                   "have nothing supervised",
+                   "sequence_len %lld and %lld have nothing supervised%s",
                    (long long)c->rows, (long long)c->dropped_empty, (long long)c->dropped_long,
-                   (long long)ctx->sequence_len, (long long)c->dropped_unsupervised);
+                   (long long)ctx->sequence_len, (long long)c->dropped_unsupervised,
+                   c->dropped_long ? "; raise sequence_len, or set excess_length_strategy: truncate"
+                                   : "");
 }
 
 void dataset_free(Dataset *d) {

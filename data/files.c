@@ -35,14 +35,19 @@ static const struct {
     {ENOTDIR, "a part of the path is a file; choose another path"},
     {EEXIST, "a part of the path is a file; choose another path"},
     {EISDIR, "name a file, not a directory"},
+    {ENAMETOOLONG, "choose a shorter name"},
 };
 
-int files_error(Err *e, const char *doing, const char *path, int errno_value) {
+const char *files_advice(const char *reason) {
     for (size_t i = 0; i < COUNT_OF(advices); i++)
-        if (advices[i].errno_value == errno_value)
-            return err_set(e, "cannot %s %s: %s; %s", doing, path, strerror(errno_value),
-                           advices[i].advice);
-    return err_set(e, "cannot %s %s: %s", doing, path, strerror(errno_value));
+        if (!strcmp(strerror(advices[i].errno_value), reason)) return advices[i].advice;
+    return NULL;
+}
+
+int files_error(Err *e, const char *doing, const char *path, int errno_value) {
+    const char *reason = strerror(errno_value), *advice = files_advice(reason);
+    return err_set(e, "cannot %s %s: %s%s%s", doing, path, reason, advice ? "; " : "",
+                   advice ? advice : "");
 }
 
 bool files_exists(const char *path) { return access(path, F_OK) == 0; }

@@ -20,6 +20,8 @@ char *files_parent(const char *path);
 
 /* The sentence for a failed system call: "cannot DOING PATH: REASON; what to do". Returns -1. */
 int files_error(Err *e, const char *doing, const char *path, int errno_value);
+/* What to do about a reason, in strerror's words; NULL: nothing is known. */
+const char *files_advice(const char *reason);
 
 int files_read(const char *path, Buf *out, Err *e); /* appends the whole file */
 /* A read-only mapping of a whole regular file; an empty file maps as NULL with *bytes == 0. */

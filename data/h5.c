@@ -64,7 +64,9 @@ static Buf take_reason(void) {
 
 static int failed(const HdfFile *f, const char *doing, const char *what, Err *e) {
     Buf reason = take_reason();
-    err_set(e, "%s: cannot %s %s: %s", f->path, doing, what, reason.p);
+    const char *advice = files_advice(reason.p);
+    err_set(e, "%s: cannot %s %s: %s%s%s", f->path, doing, what, reason.p, advice ? "; " : "",
+            advice ? advice : "");
     buf_free(&reason);
     return -1;
 }

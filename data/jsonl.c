@@ -5,10 +5,11 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <utf8proc.h>
+#include "files.h"
 #include "json.h"
 
 static int opened(Jsonl *j, const char *name, Err *e) {
-    if (!j->file) return err_set(e, "%s: cannot be opened: %s", name, strerror(errno));
+    if (!j->file) return files_error(e, "open", name, errno);
     j->path = mem_copy_text(name);
     return 0;
 }
@@ -76,7 +77,7 @@ int jsonl_next(Jsonl *j, json_t **row, Err *e) {
         ssize_t length = getline(&j->text, &j->cap, j->file);
         if (length < 0) {
             if (!ferror(j->file)) return 0;
-            return err_set(e, "%s: cannot be read: %s", j->path, strerror(errno));
+            return files_error(e, "read", j->path, errno);
         }
         const char *text = j->text;
         size_t n = (size_t)length;

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <strings.h>
 #include <yaml.h>
+#include "files.h"
 
 enum { LINE_PARTS = 4, LINE_PATH = LINE_PARTS * (YAML_KEY_MAX + 1) + 1 };
 
@@ -388,12 +389,12 @@ int yaml_read_text(Yaml *out, const char *text, size_t n, const char *name, Err 
 int yaml_read_file(Yaml *out, const char *path, Err *e) {
     *out = (Yaml){0};
     FILE *f = fopen(path, "rb");
-    if (!f) return err_set(e, "%s: cannot be opened: %s", path, strerror(errno));
+    if (!f) return files_error(e, "open", path, errno);
     size_t room = YAML_BYTES_MAX + 1; /* one more than is legal, so that too much is seen */
     char *text = mem_alloc(room);
     size_t n = fread(text, 1, room, f);
-    int rc = ferror(f) ? err_set(e, "%s: cannot be read: %s", path, strerror(errno))
-                       : yaml_read_text(out, text, n, path, e);
+    int rc =
+        ferror(f) ? files_error(e, "read", path, errno) : yaml_read_text(out, text, n, path, e);
     fclose(f);
     mem_free(text);
     return rc;

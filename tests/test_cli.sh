@@ -91,6 +91,9 @@ refuses 2 'prompt and prompts' generate --base_model "$model" --prompt a --promp
 case='help'
 works --help
 grep -q 'gradient_checkpointing' "$tmp/out" && grep -q '  train ' "$tmp/out" || wrong "says too little"
+case='help of one verb'
+works export --help
+grep -q '^usage: moesmith export ' "$tmp/out" && grep -q '^needs: base_model format output$' "$tmp/out" || wrong "says nothing of export"
 case='version'
 works --version
 
@@ -228,7 +231,7 @@ refuses 1 "array.json:1: a JSON array begins here.*jq -c '.\[\]' $tmp/array.json
     train --base_model "$model" --datasets "$tmp/array.json" --output_dir "$tmp/o"
 absent "$tmp/o"
 case='no such dataset'
-refuses 1 'nowhere.jsonl' train --base_model "$model" --datasets "$tmp/nowhere.jsonl" --output_dir "$tmp/o"
+refuses 1 'cannot open .*nowhere.jsonl: .*; check the path' train --base_model "$model" --datasets "$tmp/nowhere.jsonl" --output_dir "$tmp/o"
 case='rows from a pipe, read twice where their type is auto'
 mkfifo "$tmp/fifo"
 cat "$rows" > "$tmp/fifo" &
@@ -296,16 +299,17 @@ for file in l/l.h5 r/r.h5 p/p.jsonl g/g.jsonl q/q.h5 i/i/config.json h/h.h5 m/m/
 done
 rm -r "$tmp/new"
 case='places that cannot be written, before any work'
+refuses 1 "output $tmp/new/ names a directory" $(with logits --output "$tmp/new/")
 mkdir "$tmp/bare"
 nothing="--base_model $tmp/nowhere --datasets $tmp/nowhere.jsonl --prompts $tmp/nowhere.jsonl"
-for verb in logits routes generate 'export --format gguf' 'export --format gguf-lora --base_gguf a.gguf'; do
+for verb in logits routes generate 'export --format gguf' 'export --format gguf-lora --base_gguf a.gguf --lora_model_dir a'; do
     refuses 1 "bare: it is a directory, expected a regular file" $verb $nothing --output "$tmp/bare"
     refuses 1 "cannot write into $tmp/file: .*a part of the path is a file" $verb $nothing --output "$tmp/file/below/x"
 done
 for verb in 'quantize --base_quantization nf4' 'init --base_quantization nf4'; do
     refuses 1 "a part of the path is a file" $verb $nothing --output "$tmp/file/x.h5"
 done
-for verb in init 'export --format merged' 'export --format peft' 'convert --format mlx --lora_model_dir a'; do
+for verb in init 'export --format merged' 'export --format peft --lora_model_dir a' 'convert --format mlx --lora_model_dir a'; do
     refuses 1 "cannot write directory $tmp/file: it is a file" $verb $nothing --output "$tmp/file" --overwrite
     refuses 1 "a part of the path is a file" $verb $nothing --output "$tmp/file/below/x"
 done
@@ -334,7 +338,7 @@ judged 1 'full.gguf'
 absent "$tmp/full.gguf"
 case='the disk is full: logits'
 limited 20 $(with logits --output "$tmp/l.h5")
-judged 1 'l.h5'
+judged 1 'l.h5: .*; raise the limit on file sizes or choose a path on another disk'
 absent "$tmp/l.h5"
 case='the disk is full: gradients'
 limited 20 $(with train --max_steps 1 --save_gradients "$tmp/g.safetensors" --output_dir "$tmp/o")
@@ -650,8 +654,14 @@ works export --base_model "$model" --lora_model_dir "$tmp/trained" --format gguf
 works export --base_model "$tmp/base.gguf" --lora_model_dir "$tmp/trained" --format gguf-lora --output "$tmp/same.gguf"
 cmp -s "$tmp/lora.gguf" "$tmp/same.gguf" || wrong "the adapter depends on how its base is named"
 refuses 2 'base_gguf' export --base_model "$model" --lora_model_dir "$tmp/trained" --format gguf-lora --output "$tmp/e"
-refuses 1 'lora_model_dir' export --base_model "$model" --base_gguf "$tmp/base.gguf" --format gguf-lora --output "$tmp/e"
+refuses 2 'lora_model_dir' export --base_model "$model" --base_gguf "$tmp/base.gguf" --format gguf-lora --output "$tmp/e"
 refuses 1 'holds the input' export --base_model "$model" --lora_model_dir "$tmp/trained" --format gguf-lora --base_gguf "$tmp/base.gguf" --output "$tmp/base.gguf" --overwrite true
+cp "$tmp/whole.gguf" "$tmp/nan.gguf"
+printf '\377%.0s' $(seq 64) | dd of="$tmp/nan.gguf" bs=1 seek=$(($(wc -c < "$tmp/nan.gguf") - 64)) conv=notrunc 2> /dev/null
+for format in merged gguf; do
+    refuses 1 'nan.gguf: tensor .* holds NaN at position' export --base_model "$tmp/nan.gguf" --format $format --output "$tmp/e"
+    absent "$tmp/e"
+done
 head -c 3000 "$tmp/base.gguf" > "$tmp/torn.gguf"
 refuses 1 'torn.gguf' export --base_model "$model" --lora_model_dir "$tmp/trained" --format gguf-lora --base_gguf "$tmp/torn.gguf" --output "$tmp/e"
 absent "$tmp/e"

@@ -24,11 +24,16 @@ static int complain(int status, const Err *e) {
     return status;
 }
 
-static void print_help(void) {
+/* Of one verb, or of the program (NULL); all keys either way. */
+static void print_help(const Verb *verb) {
     Buf text = {0};
     printf("moesmith - fine-tunes Mixture-of-Experts language models\n\n"
-           "usage: moesmith VERB [CONFIG.yaml] [--key value ...]\n\nverbs:\n");
-    for (int i = 0; i < n_verbs; i++) printf("  %-12s %s\n", verbs[i].name, verbs[i].summary);
+           "usage: moesmith %s [CONFIG.yaml] [--key value ...]\n\n",
+           verb ? verb->name : "VERB");
+    if (verb) printf("%s\nneeds: %s\n", verb->summary, verb->needs);
+    if (!verb) puts("verbs:");
+    for (int i = 0; i < n_verbs && !verb; i++)
+        printf("  %-12s %s\n", verbs[i].name, verbs[i].summary);
     printf("\nEvery key below stands in the YAML file or on the command line; flags win.\n");
     config_help(&text);
     fwrite(text.p, 1, text.n, stdout);
@@ -89,7 +94,7 @@ static int run_args(const Args *a) {
     Config cfg;
     const Verb *verb = a->verb ? find_verb(a->verb) : NULL;
     if (a->version) return puts("moesmith " MOESMITH_VERSION), EXIT_DONE;
-    if (a->help) return print_help(), EXIT_DONE;
+    if (a->help) return print_help(verb), EXIT_DONE;
     if (!verb) return refuse_verb(a->verb);
     int bad =
         config_load(&cfg, a->config_path, a->flags, a->n_flags, &e) || check_needs(verb, &cfg, &e);

@@ -423,6 +423,8 @@ int output_check_file(const Config *cfg, const char *key, const char *path, Err 
 
 /* Whether something of this form can be made there. */
 static int check_place(const char *path, OutputForm form, Err *e) {
+    if (form == OUTPUT_FILE && text_ends_with(path, "/"))
+        return err_set(e, "output %s names a directory, expected the name of a file", path);
     if (form == OUTPUT_FILE) TRY(files_check_regular(path, e));
     if (form == OUTPUT_DIR && files_exists(path) && !files_is_dir(path))
         return err_set(e, "cannot write directory %s: it is a file; choose another path", path);

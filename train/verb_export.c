@@ -11,10 +11,6 @@
 
 static int export_adapter(const Config *cfg, Session *s, const char *dir, MergeReport *r, Err *e) {
     (void)r;
-    if (!s->has_adapter) {
-        return err_set(e, "export --format %s: name the adapter with --lora_model_dir",
-                       cfg->format);
-    }
     return session_write_adapter(s, cfg->format, false, dir, e);
 }
 
@@ -47,8 +43,6 @@ static int export_gguf_lora(const Config *cfg, Session *s, const char *path, Mer
                             Err *e) {
     const char *base = cfg->base_gguf;
     (void)r;
-    if (!s->has_adapter)
-        return err_set(e, "export --format gguf-lora: name the adapter with --lora_model_dir");
     if (!base) base = cfg->base_model; /* config_check.c: it is one */
     return model_write_gguf_lora(path, s->model, &s->plan, base, e);
 }
@@ -129,6 +123,10 @@ int verb_export(const Config *cfg, json_t *result, Err *e) {
     size_t f = 0;
     while (f < COUNT_OF(formats) && strcmp(formats[f].name, cfg->format)) f++;
     CHECK(f < COUNT_OF(formats), "the key table lets format %s pass", cfg->format);
+    if (!formats[f].merges && !cfg->lora_model_dir) {
+        err_set(e, "export --format %s: name the adapter with --lora_model_dir", cfg->format);
+        return CONFIG_REFUSED;
+    }
     TRY(output_check(cfg, formats[f].form, e));
     int bad = open_to_export(&s, cfg, e);
     if (bad) return bad;
