@@ -252,6 +252,8 @@ static void test_refusals_name_line_and_key(void **state) {
                    "\"lora_rank\" (lora_r)");
     assert_refused("router:\n  trian: []\n", "", ":2: unknown key \"router.trian\"",
                    "\"router.train\"");
+    assert_refused("batch_size: 8\n", "", "batch_size", "\"micro_batch_size\"");
+    assert_refused("epochs: 8\n", "", "epochs", "\"num_epochs\"");
     assert_refused("seed: 1\nlora_r: x\n", "", ":2: lora_r is \"x\"", "whole number from 1");
     assert_refused("lora_r: 0\n", "", "lora_r is 0", "from 1");
     assert_refused("lora_r: 1.5\n", "", "lora_r is 1.5", "whole number");

@@ -87,6 +87,8 @@ bool config_key_is_switch(const char *name) {
     return false;
 }
 
+enum { PART_LEAST = 4, PART_FAR = 2 };
+
 static int least(int a, int b) { return a < b ? a : b; }
 
 int config_word_distance(const char *a, const char *b) {
@@ -108,12 +110,14 @@ int config_word_distance(const char *a, const char *b) {
     return above[n];
 }
 
-/* Calls one word of a row nearer than *best when it is. */
+/* Calls one word of a row nearer than *best when it is. A name that is a part of the word (epochs of
+ * num_epochs) counts as near. */
 static void compare_word(const char *name, const char *word, size_t n, int *best, char *out) {
     char candidate[KEY_NAME_MAX + 1] = "";
     CHECK(n <= KEY_NAME_MAX, "the key table has a name of %zu bytes", n);
     memcpy(candidate, word, n);
     int distance = config_word_distance(name, candidate);
+    if (strlen(name) >= PART_LEAST && strstr(candidate, name)) distance = least(distance, PART_FAR);
     if (distance >= *best) return;
     *best = distance;
     memcpy(out, candidate, sizeof candidate);

@@ -160,7 +160,9 @@ static int read_dataset_field(Loader *l, DatasetSpec *spec, const char *name, co
         spec->weight = json_number_value(value);
         if (json_is_number(value) && spec->weight > 0 && spec->weight <= DATASET_WEIGHT_MAX)
             return 0;
-        return loader_refuse(l, "a dataset's weight", value, "a number above 0");
+        char expected[48];
+        snprintf(expected, sizeof expected, "a number above 0, at most %d", DATASET_WEIGHT_MAX);
+        return loader_refuse(l, "a dataset's weight", value, expected);
     }
     if (!text_is_plain(value) || !json_string_length(value)) {
         return loader_refuse(l, "a dataset's path, type or split", value, "text");
