@@ -1,9 +1,10 @@
-/* adapter_form.c - an adapter directory, in: which form it has, what it adapts, its values. Nothing
+/* adapter_form.c - an adapter's directory or file, in: which form it has, what it adapts, its values. Nothing
  * is guessed: every tensor is either used or an error. */
 #include "adapter_even.h"
 #include <math.h>
 #include <string.h>
 #include "../data/files.h"
+#include "../data/gguf.h"
 #include "../data/json.h"
 
 #define X(name) &adapter_form_##name,
@@ -19,6 +20,8 @@ const AdapterForm *adapter_form_find(const char *name) {
 }
 
 bool adapter_form_known(const char *name) { return adapter_form_find(name) != NULL; }
+
+bool adapter_form_is_file(const char *name) { return !adapter_form_find(name)->file; }
 
 const char *adapter_form_name(const Adapter *a) { return a->form->name; }
 
@@ -41,14 +44,16 @@ float adapter_alpha(const Adapter *a, int rank, float scale) {
 /* ---- a directory ---- */
 
 static void dir_close(AdapterDir *d) {
+    gguf_close(d->gguf);
     json_decref(d->config);
     json_decref(d->manifest);
     mem_free(d->config_file);
     weights_close(d->weights);
 }
 
+/* name: as AdapterForm.file. */
 static int open_file(AdapterDir *d, const char *name, Err *e) {
-    char *path = files_join(d->path, name);
+    char *path = name ? files_join(d->path, name) : mem_copy_text(d->path);
     int bad = weights_open(&d->weights, path, e);
     mem_free(path);
     return bad;
@@ -77,8 +82,15 @@ static int open_weights(AdapterDir *d, Err *e) {
 
 static int dir_open(AdapterDir *d, const char *path, const char *b_order, Err *e) {
     *d = (AdapterDir){.path = path, .b_order = b_order};
+    if (gguf_claims(path)) {
+        TRY(gguf_open(&d->gguf, path, e));
+        return open_file(d, NULL, e);
+    }
     if (!files_is_dir(path))
-        return err_set(e, "lora_model_dir: %s is not a directory with adapter_config.json", path);
+        return err_set(e,
+                       "lora_model_dir: %s is not a directory with adapter_config.json, and no "
+                       "file NAME.gguf",
+                       path);
     d->config_file = files_join(path, "adapter_config.json");
     TRY(json_read_file(&d->config, d->config_file, e));
     TRY(read_manifest(d, e));
@@ -113,7 +125,7 @@ static int64_t used_ranks(const Part *p, Weights *w) {
 static bool same_values(const Part *p, const Part *q, Weights *w) {
     float *x = part_values(p, weights_find(w, p->name)),
           *y = part_values(q, weights_find(w, q->name));
-    bool same = !memcmp(x, y, (size_t)part_numel(p) * sizeof *x);
+    bool same = part_numel(p) == part_numel(q) && !memcmp(x, y, (size_t)part_numel(p) * sizeof *x);
     mem_free(x);
     mem_free(y);
     return same;
@@ -191,7 +203,7 @@ static int plan_dir(Plan *plan, Adapter *a, const Model *m, const AdapterDir *d,
     if (!bad && a->form->even) settle(plan, a, &list, d->weights);
     parts_free(&list);
     if (bad || adapts(plan)) return bad;
-    return err_set(e, "%s: adapts nothing in this model", d->config_file);
+    return err_set(e, "%s: adapts nothing in this model", d->gguf ? d->path : d->config_file);
 }
 
 int adapter_plan_read(Plan *plan, Adapter *a, const Model *m, const char *dir, const char *b_order,
@@ -218,10 +230,10 @@ int adapter_read(ParamSet *ps, const Plan *plan, const Adapter *a, const Model *
 
 /* ---- out ---- */
 
-int adapter_export(const char *dir, const char *name, Model *m, const ParamSet *ps,
-                   const Plan *plan, const Adapter *a, bool keep, Buf *notes, Err *e) {
-    const AdapterForm *form = adapter_form_find(name);
-    CHECK(form, "the key table lets the form %s pass", name);
-    if (form->even) return adapter_write_even(dir, form, m, plan, a, keep, notes, e);
-    return adapter_write(dir, m, ps, plan, a, e);
+int adapter_export(const char *path, AdapterOut *how, Model *m, const ParamSet *ps,
+                   const Plan *plan, const Adapter *a, Err *e) {
+    const AdapterForm *form = adapter_form_find(how->form);
+    CHECK(form, "the key table lets the form %s pass", how->form);
+    if (form->write) return form->write(path, how, m, ps, plan, a, e);
+    return adapter_write_even(path, form, m, plan, a, how->keep, &how->notes, e);
 }

@@ -5,9 +5,10 @@
 #include "adapter.h"
 #include "adapter_parts.h"
 
-/* A directory that is read. */
+/* A directory that is read, or one GGUF file. */
 typedef struct AdapterDir {
     const char *path;
+    Gguf *gguf;                /* the file's keys; NULL: a directory, which has the next two */
     char *config_file;         /* path/adapter_config.json */
     json_t *config, *manifest; /* manifest: moesmith.json, or NULL */
     Weights *weights;
@@ -16,9 +17,9 @@ typedef struct AdapterDir {
 
 typedef struct AdapterForm {
     const char *name; /* of --format */
-    const char *file; /* its tensors, beside adapter_config.json */
-    /* One rank and one scale for all, low rank alone: what adapter_even.h makes. false: everything
-     * that can be trained, each at its own rank and scale. */
+    const char *file; /* its tensors, beside adapter_config.json; NULL: the path itself */
+    /* Low rank alone: ranks may have been filled up with zeros, and gate and up may have an A each.
+     * false: everything that can be trained, as it is in memory. */
     bool even;
     bool all_experts; /* where an expert has one of gate, up and down it has to have all */
     /* Whether a directory, whose tensors lie in file, is in this form. */
@@ -27,6 +28,9 @@ typedef struct AdapterForm {
     int (*plan)(Plan *plan, Adapter *a, const Model *m, const AdapterDir *d, Err *e);
     /* All tensors of the file. w: as that file has them (its ranks); NULL: as they are written. */
     void (*parts)(PartList *out, const Model *m, const Plan *plan, const Adapter *a, Weights *w);
+    /* NULL: with one rank and one scale for all, as adapter_even.h says, by parts and config. */
+    int (*write)(const char *path, AdapterOut *how, Model *m, const ParamSet *ps, const Plan *plan,
+                 const Adapter *a, Err *e);
     json_t *(*config)(const Model *m, const Plan *plan, const Adapter *a);
 } AdapterForm;
 

@@ -1,6 +1,8 @@
 /* adapter_parts.c - see adapter_parts.h. */
 #include "adapter_parts.h"
+#include <math.h>
 #include <string.h>
+#include "../autograd/weight.h"
 #include "../data/safetensors.h"
 
 Part *parts_add(PartList *list, char *name, int site, ParamRole role) {
@@ -10,7 +12,8 @@ Part *parts_add(PartList *list, char *name, int site, ParamRole role) {
         list->p = mem_grow(list->p, was, sizeof *list->p * (size_t)list->cap);
     }
     Part *p = &list->p[list->n++];
-    *p = (Part){.name = name, .site = site, .role = role, .expert = PART_ALL, .half = PART_ALL};
+    *p = (Part){
+        .name = name, .site = site, .role = role, .expert = PART_ALL, .half = PART_ALL, .gain = 1};
     return p;
 }
 
@@ -116,16 +119,24 @@ static void shape_text(Buf *out, const int64_t *dim, int n) {
     buf_add_text(out, "]");
 }
 
+/* Dimensions of 1 in front may be left out. */
+static bool same_shape(const Part *p, const WeightView *v) {
+    for (int k = 1; k <= p->n_dim || k <= v->n_dim; k++) {
+        int64_t is = k <= v->n_dim ? v->dim[v->n_dim - k] : 1,
+                should = k <= p->n_dim ? p->dim[p->n_dim - k] : 1;
+        if (is != should) return false;
+    }
+    return true;
+}
+
 static int check_part(const Part *p, const Plan *plan, Weights *w, const char *dir, Err *e) {
     WeightView *v = weights_find(w, p->name);
     if (!v) {
-        return err_set(e, "%s: tensor %s is missing, which its adapter_config.json promises", dir,
+        return err_set(e, "%s: tensor %s is missing, which the rest of the adapter promises", dir,
                        p->name);
     }
     v->read = true;
-    bool same = v->n_dim == p->n_dim;
-    for (int k = 0; k < p->n_dim && same; k++) same = v->dim[k] == p->dim[k];
-    if (!same) {
+    if (!same_shape(p, v)) {
         Buf has = {0}, want = {0};
         shape_text(&has, v->dim, v->n_dim);
         shape_text(&want, p->dim, p->n_dim);
@@ -137,7 +148,7 @@ static int check_part(const Part *p, const Plan *plan, Weights *w, const char *d
         buf_free(&want);
         return -1;
     }
-    if (!dtype_is_float(v->dtype))
+    if (!dtype_is_float(v->dtype) && !(v->dtype != DT_COUNT && dtype_in_blocks(v->dtype)))
         return err_set(e, "%s: tensor %s is stored as %s; F32, F16 and BF16 can be read", v->file,
                        v->name, v->stored);
     return 0;
@@ -165,7 +176,9 @@ int64_t part_numel(const Part *p) {
 float *part_values(const Part *p, const WeightView *v) {
     int64_t n = part_numel(p);
     float *values = mem_alloc((size_t)n * sizeof *values);
-    dtype_info[v->dtype].to_f32(v->data, values, n);
+    Tensor t = {.dtype = v->dtype, .n_dim = v->n_dim, .data = (void *)(uintptr_t)v->data};
+    memcpy(t.dim, v->dim, sizeof v->dim);
+    weight_values(&t, 0, n, values);
     return values;
 }
 
@@ -179,16 +192,43 @@ static void scatter(const Part *p, const PartView *v, const float *from) {
     }
 }
 
+/* x such that x * by is y, where there is one: the quotient or a neighbour of it. */
+static float undo_product(float y, float by) {
+    const float q = y / by, tries[] = {q, nextafterf(q, 0), nextafterf(q, copysignf(INFINITY, q))};
+    for (size_t i = 0; i < COUNT_OF(tries); i++)
+        if (tries[i] * by == y) return tries[i];
+    return q;
+}
+
+/* The file's values to memory's. A stack of experts lies in the file one after the other. */
+static int undo_scales(const Part *p, const WeightView *v, float *values, Err *e) {
+    int64_t all = part_numel(p), each = p->step[0];
+    for (int64_t k = 0; k < all && p->gain != 1; k++) values[k] *= p->gain;
+    for (int64_t k = 0; k < all && p->expert_scale; k++) {
+        float by = f32(p->expert_scale)[k / each];
+        if (values[k] == 0) continue;
+        if (by == 0)
+            return err_set(e,
+                           "%s: tensor %s adapts expert %ld, whose outputs the model multiplies "
+                           "with 0: llama.cpp alone can add to these",
+                           v->file, v->name, (long)(k / each));
+        values[k] = undo_product(values[k], by);
+    }
+    return 0;
+}
+
 static int read_part(const Part *p, const WeightView *v, Tensor *t, bool apart, Err *e) {
     PartView to = part_view(p, f32(t), t->n_dim, t->dim, apart);
     for (int k = 0; k < 3; k++)
         CHECK(p->n[k] <= to.dim[k], "%s: %ld values where %ld fit", p->name, (long)p->n[k],
               (long)to.dim[k]);
     float *values = part_values(p, v);
-    bool finite = f32_all_finite(values, part_numel(p));
-    if (finite) scatter(p, &to, values);
+    int bad = undo_scales(p, v, values, e);
+    if (!bad && !f32_all_finite(values, part_numel(p)))
+        bad = err_set(e, "%s: tensor %s holds a NaN or infinity", v->file, v->name);
+    if (!bad) scatter(p, &to, values);
     mem_free(values);
-    return finite ? 0 : err_set(e, "%s: tensor %s holds a NaN or infinity", v->file, v->name);
+    return bad;
 }
 
 int parts_read(const PartList *list, Weights *w, ParamSet *ps, const bool *apart, Err *e) {

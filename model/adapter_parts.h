@@ -18,6 +18,10 @@ typedef struct Part {
     int n_dim;
     int64_t dim[3];        /* in the file */
     int64_t n[3], step[3]; /* experts, rows, columns; value (e,r,c) is the file's e*step[0] + ... */
+    /* Read only. The file's values are memory's times these, an expert each; NULL: 1. And memory's
+     * are the file's times gain. */
+    const Tensor *expert_scale; /* f32 (E) */
+    float gain;
 } Part;
 typedef struct PartList {
     Part *p;
@@ -50,7 +54,7 @@ int parts_write(const char *path, const PartList *list, PartViewFn view, const v
  * left over. dir: for sentences. */
 int parts_check(const PartList *list, const Plan *plan, Weights *w, const char *dir, Err *e);
 int64_t part_numel(const Part *p); /* in the file */
-/* All values of a part that was checked, as they run in the file. On the heap. */
+/* All values of a part that was checked, as they stand in the file. On the heap. */
 float *part_values(const Part *p, const WeightView *v);
 /* The values into the parameters; what no part covers stays. apart: per site, or NULL. */
 int parts_read(const PartList *list, Weights *w, ParamSet *ps, const bool *apart, Err *e);

@@ -129,6 +129,12 @@ int adapter_write(const char *dir, Model *m, const ParamSet *ps, const Plan *pla
     return adapter_write_json(dir, "moesmith.json", adapter_manifest_json(m, plan, a), e);
 }
 
+static int write_peft(const char *path, AdapterOut *how, Model *m, const ParamSet *ps,
+                      const Plan *plan, const Adapter *a, Err *e) {
+    (void)how;
+    return adapter_write(path, m, ps, plan, a, e);
+}
+
 int params_write_grads(const char *path, Model *m, const ParamSet *ps, const Plan *plan,
                        const Adapter *a, Err *e) {
     PartList list = {0};
@@ -306,4 +312,5 @@ const AdapterForm adapter_form_peft = {.name = "peft",
                                        .claims = claims,
                                        .plan = plan_peft,
                                        .parts = parts,
+                                       .write = write_peft,
                                        .config = config};

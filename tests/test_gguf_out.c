@@ -4,7 +4,7 @@
 #include "trial.h"
 #include "data/gguf.h"
 #include "data/gguf_writer.h"
-#include "model/gguf_lora.h"
+#include "model/adapter.h"
 #include "model/gguf_out.h"
 
 /* A golden model in a folder of its own, with a tokenizer. */
@@ -167,7 +167,10 @@ static const char *lora_written(const char *shape, const char *model, const char
                                 const char *base, int want, const char *name) {
     Settings s = settings("base_model", model, "lora_model_dir", adapter, NULL);
     Trial *t = trial(shape, USE_AS_IS, &s);
-    assert_int_equal(model_write_gguf_lora(in(name), t->s.model, &t->s.plan, base, &err), want);
+    AdapterOut how = {.form = "gguf-lora", .beside = base};
+    int bad =
+        adapter_export(in(name), &how, t->s.model, &t->s.params, &t->s.plan, &t->s.adapter, &err);
+    assert_int_equal(bad, want);
     end(t);
     return in(name);
 }

@@ -393,12 +393,17 @@ void session_close(Session *s) {
     *s = (Session){0};
 }
 
-int session_write_adapter(Session *s, const char *form, bool keep, const char *dir, Err *e) {
-    Buf notes = {0};
-    int bad =
-        adapter_export(dir, form, s->model, &s->params, &s->plan, &s->adapter, keep, &notes, e);
-    if (!bad && notes.n) progress_say(NULL, "%.*s", (int)notes.n - 1, notes.p);
-    buf_free(&notes);
+AdapterOut session_adapter_out(const Config *cfg, bool keep) {
+    return (AdapterOut){.form = cfg->format,
+                        .keep = keep,
+                        .beside = cfg->base_gguf ? cfg->base_gguf : cfg->base_model};
+}
+
+int session_write_adapter(Session *s, const Config *cfg, bool keep, const char *path, Err *e) {
+    AdapterOut how = session_adapter_out(cfg, keep);
+    int bad = adapter_export(path, &how, s->model, &s->params, &s->plan, &s->adapter, e);
+    if (!bad && how.notes.n) progress_say(NULL, "%.*s", (int)how.notes.n - 1, how.notes.p);
+    buf_free(&how.notes);
     return bad;
 }
 

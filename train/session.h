@@ -34,8 +34,11 @@ int session_open_original(Session *s, const Config *cfg, Err *e);
 void session_close(Session *s);
 bool session_base_is_packed(const Session *s); /* whether any weight is quantised */
 
-/* Its adapter in a form, as adapter_export does; the notes go to standard error. */
-int session_write_adapter(Session *s, const char *form, bool keep, const char *dir, Err *e);
+/* How an adapter is written in the form that format says: a gguf-lora for the file that base_gguf
+ * names, else base_model (config_check.c: one of them is a GGUF file). */
+AdapterOut session_adapter_out(const Config *cfg, bool keep);
+/* Its adapter written so; the notes go to standard error. */
+int session_write_adapter(Session *s, const Config *cfg, bool keep, const char *path, Err *e);
 
 typedef enum OutputForm { OUTPUT_FILE, OUTPUT_DIR } OutputForm;
 /* An error where output cannot be written, or exists and is not to be written over; called before

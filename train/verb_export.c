@@ -3,15 +3,14 @@
 #include <string.h>
 #include "../data/base_file.h"
 #include "../data/files.h"
-#include "../model/gguf_lora.h"
 #include "../model/gguf_out.h"
 #include "progress.h"
 #include "session.h"
 #include "verbs.h"
 
-static int export_adapter(const Config *cfg, Session *s, const char *dir, MergeReport *r, Err *e) {
+static int export_adapter(const Config *cfg, Session *s, const char *path, MergeReport *r, Err *e) {
     (void)r;
-    return session_write_adapter(s, cfg->format, false, dir, e);
+    return session_write_adapter(s, cfg, false, path, e);
 }
 
 static int export_merged(const Config *cfg, Session *s, const char *dir, MergeReport *r, Err *e) {
@@ -39,14 +38,6 @@ static int export_gguf(const Config *cfg, Session *s, const char *path, MergeRep
     return 0;
 }
 
-static int export_gguf_lora(const Config *cfg, Session *s, const char *path, MergeReport *r,
-                            Err *e) {
-    const char *base = cfg->base_gguf;
-    (void)r;
-    if (!base) base = cfg->base_model; /* config_check.c: it is one */
-    return model_write_gguf_lora(path, s->model, &s->plan, base, e);
-}
-
 static const struct {
     const char *name;
     OutputForm form;
@@ -57,7 +48,7 @@ static const struct {
                {"mlx", OUTPUT_DIR, false, export_adapter},
                {"merged", OUTPUT_DIR, true, export_merged},
                {"gguf", OUTPUT_FILE, true, export_gguf},
-               {"gguf-lora", OUTPUT_FILE, false, export_gguf_lora}};
+               {"gguf-lora", OUTPUT_FILE, false, export_adapter}};
 
 /* A value of the base that is no number would be one of the result, and of all that comes of it. */
 static int check_base(const Session *s, Err *e) {

@@ -71,17 +71,17 @@ static void tell(const Verify *v, json_t *result) {
 
 /* The exporter writes a pattern that no two experts share; a reader that mixes up experts, gate and
  * up, rows, columns or scales shows on it, whatever was learned. */
-static int check_canary(Verify *v, const VerifyFormat *f, const char *dir, Err *e) {
+static int check_canary(Verify *v, const VerifyFormat *f, const char *path, Err *e) {
     Session back;
     Verify canary = *v;
-    Buf notes = {0}; /* of no interest here */
-    int unwritten = adapter_export(dir, f->name, v->run.model, &v->run.params, &v->run.plan,
-                                   &v->run.adapter, false, &notes, e);
-    buf_free(&notes);
+    AdapterOut how = session_adapter_out(v->cfg, false);
+    int unwritten =
+        adapter_export(path, &how, v->run.model, &v->run.params, &v->run.plan, &v->run.adapter, e);
+    buf_free(&how.notes); /* of no interest here */
     if (unwritten) return -1;
     canary.planned = canary.applied = 0;
-    TRY(f->compare(&canary, dir, e));
-    TRY(f->reload(v, dir, &back, e));
+    TRY(f->compare(&canary, path, e));
+    TRY(f->reload(v, path, &back, e));
     back.tape.compute = COMPUTE_F32;
     back.tape.paused++;
     int bad = verify_forced(v, &back, "canary", e);
@@ -93,9 +93,11 @@ static int canary(Verify *v, const VerifyFormat *f, Err *e) {
     char *dir;
     Err ignored;
     TRY(files_temp_dir(&dir, "canary", e));
+    char *file = files_join(dir, "canary.gguf");
     float *kept = verify_make_canary(v);
-    int bad = check_canary(v, f, dir, e);
+    int bad = check_canary(v, f, adapter_form_is_file(f->name) ? file : dir, e);
     verify_restore(v, kept);
+    mem_free(file);
     files_remove(dir, &ignored);
     mem_free(dir);
     return bad;

@@ -34,9 +34,9 @@ static void write_forms(ParamSet *ps, const Plan *plan, const Adapter *a, const 
     static const char *const forms[] = {"peft", "peft-per-expert", "mlx"};
     for (size_t i = 0; i < COUNT_OF(forms); i++) {
         Err e;
-        Buf notes = {0};
-        adapter_export(dir, forms[i], model, ps, plan, a, i % 2, &notes, &e);
-        buf_free(&notes);
+        AdapterOut how = {.form = forms[i], .keep = i % 2};
+        adapter_export(dir, &how, model, ps, plan, a, &e);
+        buf_free(&how.notes);
     }
 }
 
