@@ -14,7 +14,9 @@ static const VerifyFormat formats[] = {
     {"peft", true, verify_adapter_compare, verify_adapter_reload},
     {"peft-per-expert", true, verify_adapter_compare, verify_adapter_reload},
     {"mlx", true, verify_adapter_compare, verify_adapter_reload},
+    {"gguf-lora", true, verify_gguf_lora_compare, verify_gguf_lora_reload},
     {"merged", false, verify_merged_compare, verify_merged_reload},
+    {"gguf", false, verify_gguf_compare, verify_gguf_reload},
 };
 
 /* ---- what was found ---- */
@@ -26,6 +28,10 @@ double verify_half_ulp(double x, DType d) {
     int exponent = type[d].least;
     if (x != 0) exponent = ilogb(x) > exponent ? ilogb(x) : exponent;
     return ldexp(0.5 * (1 + 1e-9), exponent - type[d].bits + 1); /* the sum in float64 rounds too */
+}
+
+void verify_rounds_to(Verify *v, DType d) {
+    v->rounded = fmax(v->rounded, 2 * verify_half_ulp(1, d));
 }
 
 bool verify_changed(const Verify *v, int site) {
@@ -179,10 +185,11 @@ static int open_run(Verify *v, const VerifyFormat *f, Err *e) {
 }
 
 int verb_verify(const Config *cfg, json_t *result, Err *e) {
-    Verify v = {.cfg = cfg, .rounded = DT_f32};
+    Verify v = {.cfg = cfg};
     if (base_file_claims(cfg->output)) return verify_base(cfg, result, e);
     const VerifyFormat *f = format_named(cfg->format);
     if (!f || (f->is_adapter && !cfg->lora_model_dir)) return refuse(cfg, e);
+    verify_rounds_to(&v, DT_f32);
     int bad = open_run(&v, f, e);
     if (bad) return bad;
     bad = verify_all(&v, f, result, e);

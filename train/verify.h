@@ -12,7 +12,7 @@ typedef struct Verify {
     int planned, applied;    /* tensors of the model that the run changes; found in the file */
     int tensors[KIND_COUNT]; /* of these */
     int64_t values[KIND_COUNT];
-    DType rounded; /* the type that what was written is rounded to */
+    double rounded; /* how far rounding moved what was written, over its size */
 } Verify;
 /* Counts one tensor of the model as found. */
 void verify_applied(Verify *v, const Site *s);
@@ -20,6 +20,10 @@ void verify_applied(Verify *v, const Site *s);
 bool verify_changed(const Verify *v, int site);
 /* Half a unit in the last place of x in a plain format: as far as rounding moves a value there. */
 double verify_half_ulp(double x, DType d);
+/* Takes note that something was rounded to it. */
+void verify_rounds_to(Verify *v, DType d);
+/* A row of a weight as the run has it; part: room for as many. */
+void verify_exact_row(const Site *s, int64_t row, float *part, double *sum);
 
 /* One format; what it needs is a row of the table in verb_verify.c. */
 typedef struct VerifyFormat {
@@ -37,6 +41,12 @@ int verify_adapter_reload(Verify *v, const char *path, Session *out, Err *e);
 /* verify_merged.c: a checkpoint directory. */
 int verify_merged_compare(Verify *v, const char *path, Err *e);
 int verify_merged_reload(Verify *v, const char *path, Session *out, Err *e);
+
+/* verify_gguf_lora.c: llama.cpp's adapter. verify_gguf.c: a whole model as its file. */
+int verify_gguf_lora_compare(Verify *v, const char *path, Err *e);
+int verify_gguf_lora_reload(Verify *v, const char *path, Session *out, Err *e);
+int verify_gguf_compare(Verify *v, const char *path, Err *e);
+int verify_gguf_reload(Verify *v, const char *path, Session *out, Err *e);
 
 /* verify_run.c: logits and chosen experts on rows; then every linear, and every expert by rows that
  * are forced to it, by itself. Figures go into result. */

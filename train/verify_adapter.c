@@ -6,7 +6,7 @@
 #include "../autograd/weight.h"
 #include "../data/files.h"
 #include "../data/json.h"
-#include "verify.h"
+#include "verify_factors.h"
 
 /* ---- how a form spells names and orders values ---- */
 
@@ -76,7 +76,6 @@ static int file_open(File *f, Verify *v, const char *dir, Err *e) {
     return bad ? -1 : 0;
 }
 
-static bool has_experts(const Site *s) { return s->base->n_dim == 3; }
 static bool is_gate_up(const Site *s) { return strstr(s->row->hf, "gate_up_proj") != NULL; }
 static int halves_of(const File *f, const Site *s) {
     return f->form->halves && is_gate_up(s) ? 2 : 1;
@@ -87,7 +86,7 @@ static bool wrapped(const Verify *v, const Site *s) {
     if (!is_gate_up(s)) return false;
     for (int i = 0; i < v->run.plan.n; i++) {
         const Site *o = &v->run.model->site[i];
-        if (o->layer == s->layer && has_experts(o) && !is_gate_up(o) && v->run.plan.learn[i].rank)
+        if (o->layer == s->layer && site_is_stack(o) && !is_gate_up(o) && v->run.plan.learn[i].rank)
             return true;
     }
     return false;
@@ -96,7 +95,7 @@ static bool wrapped(const Verify *v, const Site *s) {
 /* "experts.base_layer", "experts.3.up_proj", "experts.switch_glu.up_proj", "self_attn.q_proj". */
 static void add_path(Buf *out, const File *f, const Site *s, int64_t expert, int half) {
     size_t n = strlen(s->row->hf);
-    const char *leaf = has_experts(s) ? strrchr(s->row->hf, '.') + 1 : NULL;
+    const char *leaf = site_is_stack(s) ? strrchr(s->row->hf, '.') + 1 : NULL;
     if (!leaf) {
         buf_add(out, s->row->hf, text_ends_with(s->row->hf, ".weight") ? n - 7 : n);
         return;
@@ -119,107 +118,9 @@ static char *name_of(const File *f, const Site *s, int64_t expert, int half, con
     return name.p;
 }
 
-/* ---- what a file has of one site ---- */
-
-typedef struct Half {
-    float *a, *b;       /* (E,R,I), (E,O,R) of the half's outputs */
-    int64_t E, R, I, O; /* E: 1 without experts */
-} Half;
-typedef struct Found {
-    Half half[2];
-    int n; /* 0: nothing is there */
-} Found;
-
-static void found_free(Found *x) {
-    for (int h = 0; h < 2; h++) mem_free(x->half[h].a), mem_free(x->half[h].b);
-}
-
-/* All values of a tensor that must be there with so many in two dimensions or three. */
-static int take(const File *f, const char *name, int64_t n, float **out, Err *e) {
-    WeightView *v = weights_find(f->w, name);
-    if (!v) return err_set(e, "tensor %s is missing", name);
-    int64_t has = 1;
-    for (int i = 0; i < v->n_dim; i++) has *= v->dim[i];
-    if (has != n || !dtype_is_float(v->dtype))
-        return err_set(e, "tensor %s has %ld values of type %s, expected %ld", name, (long)has,
-                       v->stored, (long)n);
-    v->read = true;
-    *out = mem_alloc(sizeof **out * (size_t)n);
-    dtype_info[v->dtype].to_f32(v->data, *out, n);
-    return 0;
-}
-
-/* The rank that a file's A has: its values over those of a rank. PEFT's names of fused experts mean
- * what else is adapted, so they are looked for where the run has an adapter. */
-static int64_t rank_in_file(const File *f, const Site *s, int half) {
-    const Learn *l = &f->v->run.plan.learn[s - f->v->run.model->site];
-    if (has_experts(s) && !f->form->halves && !l->rank) return 0;
-    int64_t E = has_experts(s) && !f->form->per_expert ? s->base->dim[0] : 1, n = 1;
-    char *name = name_of(f, s, 0, half, f->form->a);
-    const WeightView *v = weights_find(f->w, name);
-    mem_free(name);
-    for (int i = 0; v && i < v->n_dim; i++) n *= v->dim[i];
-    return v ? n / (E * tensor_cols(s->base)) : 0;
-}
-
-/* One tensor into (E, R, side) or (E, side, R). */
-static int spread(const File *f, const char *name, Half *h, bool is_a, int64_t one, Err *e) {
-    bool stack = h->E > 1 && one < 0;
-    Size z = {stack ? h->E : 0, h->R, is_a ? h->I : h->O};
-    int64_t from = one < 0 ? 0 : one, to = one < 0 ? h->E : one + 1;
-    PlaceFn place = is_a ? f->form->place_a : f->form->place_b;
-    float *values;
-    TRY(take(f, name, (to - from) * h->R * z.side, &values, e));
-    for (int64_t x = from; x < to; x++) {
-        for (int64_t k = 0; k < z.side; k++) {
-            for (int64_t j = 0; j < h->R; j++) {
-                float value = values[place(z, x - from, k, j)];
-                if (is_a)
-                    h->a[(x * h->R + j) * z.side + k] = value;
-                else
-                    h->b[(x * z.side + k) * h->R + j] = value;
-            }
-        }
-    }
-    mem_free(values);
-    return 0;
-}
-
-static int take_half(const File *f, const Site *s, int half, Half *h, Err *e) {
-    int64_t experts = f->form->per_expert && has_experts(s) ? h->E : 1;
-    h->a = mem_alloc(sizeof *h->a * (size_t)(h->E * h->R * h->I));
-    h->b = mem_alloc(sizeof *h->b * (size_t)(h->E * h->R * h->O));
-    for (int64_t x = 0; x < experts; x++) {
-        int64_t one = f->form->per_expert && has_experts(s) ? x : -1;
-        char *a = name_of(f, s, x, half, f->form->a), *b = name_of(f, s, x, half, f->form->b);
-        int bad = spread(f, a, h, true, one, e) || spread(f, b, h, false, one, e);
-        mem_free(a);
-        mem_free(b);
-        if (bad) return -1;
-    }
-    return 0;
-}
-
-static int find(const File *f, const Site *s, Found *out, Err *e) {
-    *out = (Found){0};
-    int n = halves_of(f, s);
-    for (int h = 0; h < n; h++) {
-        int64_t R = rank_in_file(f, s, h);
-        if (!R && !h) return 0;
-        if (!R) {
-            char *name = name_of(f, s, 0, h, f->form->a);
-            err_set(e, "tensor %s is missing", name);
-            mem_free(name);
-            return -1;
-        }
-        const int64_t *dim = s->base->dim;
-        bool stack = has_experts(s);
-        out->half[h] =
-            (Half){.E = stack ? dim[0] : 1, .R = R, .I = dim[stack + 1], .O = dim[stack] / n};
-        out->n = h + 1;
-        TRY(take_half(f, s, h, &out->half[h], e));
-    }
-    return 0;
+static char *found_name(const void *ctx, const Site *s, int64_t expert, int half, bool is_a) {
+    const File *f = ctx;
+    return name_of(f, s, expert, half, is_a ? f->form->a : f->form->b);
 }
 
 /* ---- scale ---- */
@@ -251,149 +152,100 @@ static double scale_in_file(const File *f, const Site *s) {
     return alpha / (json_is_true(json_object_get(c, "use_rslora")) ? sqrt(r) : r);
 }
 
-/* ---- against the run ---- */
+/* ---- what a file has of one site ---- */
 
-/* Where in the matrices: of expert e, its input (of A) or output (of B) k, rank j. */
-typedef struct At {
-    int64_t e, k, j;
-    int half;
-    bool is_a;
-} At;
+/* All values of a tensor that must be there with so many in two dimensions or three. */
+static int take(const File *f, const char *name, int64_t n, float **out, Err *e) {
+    WeightView *v = weights_find(f->w, name);
+    if (!v) return err_set(e, "tensor %s is missing", name);
+    int64_t has = 1;
+    for (int i = 0; i < v->n_dim; i++) has *= v->dim[i];
+    if (has != n || !dtype_is_float(v->dtype))
+        return err_set(e, "tensor %s has %ld values of type %s, expected %ld", name, (long)has,
+                       v->stored, (long)n);
+    v->read = true;
+    *out = mem_alloc(sizeof **out * (size_t)n);
+    dtype_info[v->dtype].to_f32(v->data, *out, n);
+    return 0;
+}
 
-static int differs(const File *f, const Site *s, At at, double is, double should, Err *e) {
-    char *name = name_of(f, s, at.e, at.half, at.is_a ? f->form->a : f->form->b);
-    Buf expert = {0};
-    if (has_experts(s)) buf_printf(&expert, "expert %ld, ", (long)at.e);
-    err_set(e, "tensor %s: %s%s %ld of rank %ld is %.9g, the run's is %.9g", name,
-            expert.n ? expert.p : "", at.is_a ? "input" : "output", (long)at.k, (long)at.j, is,
-            should);
-    buf_free(&expert);
+/* The rank that a file's A has: its values over those of a rank. PEFT's names of fused experts mean
+ * what else is adapted, so they are looked for where the run has an adapter. */
+static int64_t rank_in_file(const File *f, const Site *s, int half) {
+    const Learn *l = &f->v->run.plan.learn[s - f->v->run.model->site];
+    if (site_is_stack(s) && !f->form->halves && !l->rank) return 0;
+    int64_t E = site_is_stack(s) && !f->form->per_expert ? s->base->dim[0] : 1, n = 1;
+    char *name = name_of(f, s, 0, half, f->form->a);
+    const WeightView *v = weights_find(f->w, name);
     mem_free(name);
-    return -1;
+    for (int i = 0; v && i < v->n_dim; i++) n *= v->dim[i];
+    return v ? n / (E * tensor_cols(s->base)) : 0;
 }
 
-/* A and B rank by rank: A as it is, B times the run's scale if the file has scale 1. */
-static int compare_factors(const File *f, const Site *s, const Half *h, int half, double scale,
-                           Err *e) {
-    const Linear *l = s->linear;
-    int64_t R = l->a ? l->a->dim[l->a->n_dim - 2] : 0, O = s->base->dim[s->base->n_dim - 2];
-    bool kept = (float)scale == l->s;
-    for (int64_t x = 0; x < h->E; x++) {
-        for (int64_t j = 0; j < h->R; j++) {
-            for (int64_t i = 0; i < h->I; i++) {
-                float is = h->a[(x * h->R + j) * h->I + i],
-                      should = j < R ? f32(l->a)[(x * R + j) * h->I + i] : 0;
-                if (!(is == should))
-                    return differs(f, s, (At){x, i, j, half, true}, (double)is, (double)should, e);
-            }
-            for (int64_t o = 0; o < h->O; o++) {
-                double is = (double)h->b[(x * h->O + o) * h->R + j],
-                       b = j < R ? (double)f32(l->b)[(x * O + half * h->O + o) * R + j] : 0,
-                       should = kept ? b : (double)l->s * b;
-                if (!(fabs(is - should) <= (kept ? 0 : verify_half_ulp(should, DT_f32))))
-                    return differs(f, s, (At){x, o, j, half, false}, is, should, e);
-            }
-        }
-    }
-    return 0;
-}
-
-/* By how much the run changed a weight: (e,o,i) in float64. */
-static double change_of(const Site *s, const double *column, int64_t e, int64_t o, int64_t i,
-                        double is, double was) {
-    const Linear *l = s->linear;
-    double sum = is;
-    int64_t I = tensor_cols(s->base), O = s->base->dim[s->base->n_dim - 2];
-    int64_t R = l->a ? tensor_cols(l->b) : 0;
-    for (int64_t j = 0; j < R; j++)
-        sum += (double)l->s * (double)f32(l->b)[(e * O + o) * R + j] *
-               (double)f32(l->a)[(e * R + j) * I + i];
-    return sum * (column ? column[i] : 1) - was;
-}
-
-/* What a router's scale learned belongs to its projection's columns there. NULL: nothing. */
-static double *router_columns(const Verify *v, const Site *s) {
-    for (int i = 0; i < v->run.model->n_sites; i++) {
-        const Site *o = &v->run.model->site[i];
-        if (o->layer != s->layer || strcmp(o->row->hf, "router.scale")) continue;
-        int64_t n = tensor_numel(o->base);
-        double *by = mem_alloc(sizeof *by * (size_t)n);
-        float *was = mem_alloc(sizeof *was * (size_t)n);
-        weight_values(o->base, 0, n, was);
-        for (int64_t k = 0; k < n; k++) {
-            double is = (double)f32(*o->slot)[k];
-            by[k] = is == (double)was[k] ? 1 : is / (double)was[k];
-        }
-        mem_free(was);
-        return by;
-    }
-    return NULL;
-}
-
-/* The product against the run's change of the weight, for what is no low rank in memory, or has its
- * ranks elsewhere: what either stored number was rounded by is allowed. */
-static int compare_change(const File *f, const Site *s, const Found *x, double scale, Err *e) {
-    int64_t I = tensor_cols(s->base), O = s->base->dim[s->base->n_dim - 2];
-    double *column = s->row->kind == KIND_ROUTER ? router_columns(f->v, s) : NULL;
-    float *is = mem_alloc(sizeof *is * (size_t)I), *was = mem_alloc(sizeof *was * (size_t)I);
-    int bad = 0;
-    for (int64_t row = 0; row < tensor_rows(s->base) && !bad; row++) {
-        int64_t ex = row / O, o = row % O, half = x->n == 2 && o >= O / 2;
-        const Half *h = &x->half[half];
-        const float *b = h->b + (ex * h->O + o - half * h->O) * h->R, *a = h->a + ex * h->R * I;
-        weight_values(*s->slot, row * I, I, is);
-        weight_values(s->base, row * I, I, was);
-        for (int64_t i = 0; i < I && !bad; i++) {
-            double sum = 0, size = 0;
+/* One tensor into (E, R, side) or (E, side, R). */
+static int spread(const File *f, const char *name, Half *h, bool is_a, int64_t one, Err *e) {
+    bool stack = h->E > 1 && one < 0;
+    Size z = {stack ? h->E : 0, h->R, is_a ? h->I : h->O};
+    int64_t from = one < 0 ? 0 : one, to = one < 0 ? h->E : one + 1;
+    PlaceFn place = is_a ? f->form->place_a : f->form->place_b;
+    float *values;
+    TRY(take(f, name, (to - from) * h->R * z.side, &values, e));
+    for (int64_t x = from; x < to; x++) {
+        for (int64_t k = 0; k < z.side; k++) {
             for (int64_t j = 0; j < h->R; j++) {
-                double part = scale * (double)b[j] * (double)a[j * I + i];
-                sum += part, size += fabs(part);
+                float value = values[place(z, x - from, k, j)];
+                if (is_a)
+                    h->a[(x * h->R + j) * z.side + k] = value;
+                else
+                    h->b[(x * z.side + k) * h->R + j] = value;
             }
-            double should = change_of(s, column, ex, o, i, (double)is[i], (double)was[i]);
-            if (!(fabs(sum - should) <= 1.01 * verify_half_ulp(size, DT_f32)))
-                bad = differs(f, s, (At){ex, i, 0, (int)half, true}, sum, should, e);
         }
     }
-    mem_free(is);
-    mem_free(was);
-    mem_free(column);
-    return bad;
-}
-
-/* Whether each half of gate_up uses ranks of its own: A of the file is then a part of the run's. */
-static bool ranks_apart(const Site *s) {
-    const Tensor *b = s->linear->b;
-    int64_t R = tensor_cols(b), O = b->dim[1];
-    for (int64_t row = 0; row < tensor_rows(b); row++)
-        for (int64_t j = 0; j < R; j++)
-            if (f32(b)[row * R + j] != 0 && (row % O >= O / 2) != (j >= R / 2)) return false;
-    return R % 2 == 0;
-}
-
-static bool unchanged_columns(const Verify *v, const Site *s) {
-    double *by = s->row->kind == KIND_ROUTER ? router_columns(v, s) : NULL;
-    bool same = true;
-    for (int64_t i = 0; by && i < tensor_cols(s->base); i++) same &= by[i] == 1;
-    mem_free(by);
-    return same;
-}
-
-static int compare_lora(const File *f, const Site *s, const Learn *l, const Found *x, Err *e) {
-    double scale = scale_in_file(f, s);
-    bool low_rank = l->rank && unchanged_columns(f->v, s),
-         apart = low_rank && x->n == 2 && ranks_apart(s);
-    if (low_rank && !apart && (float)scale != l->scale && scale != 1) {
-        char *name = name_of(f, s, 0, 0, f->form->b);
-        err_set(e, "tensor %s: adapter_config.json gives it scale %.9g, the run's is %.9g", name,
-                scale, (double)l->scale);
-        mem_free(name);
-        return -1;
-    }
-    if (apart || (!low_rank && (l->full || s->row->kind == KIND_ROUTER)))
-        return compare_change(f, s, x, scale, e);
-    for (int h = 0; h < x->n; h++) TRY(compare_factors(f, s, &x->half[h], h, scale, e));
+    mem_free(values);
     return 0;
 }
+
+static int take_half(const File *f, const Site *s, int half, Half *h, Err *e) {
+    int64_t experts = f->form->per_expert && site_is_stack(s) ? h->E : 1;
+    h->a = mem_alloc(sizeof *h->a * (size_t)(h->E * h->R * h->I));
+    h->b = mem_alloc(sizeof *h->b * (size_t)(h->E * h->R * h->O));
+    for (int64_t x = 0; x < experts; x++) {
+        int64_t one = f->form->per_expert && site_is_stack(s) ? x : -1;
+        char *a = name_of(f, s, x, half, f->form->a), *b = name_of(f, s, x, half, f->form->b);
+        int bad = spread(f, a, h, true, one, e) || spread(f, b, h, false, one, e);
+        mem_free(a);
+        mem_free(b);
+        if (bad) return -1;
+    }
+    return 0;
+}
+
+static int find(const File *f, const Site *s, Found *out, Err *e) {
+    *out = (Found){.name = found_name, .ctx = f};
+    int n = halves_of(f, s);
+    for (int h = 0; h < n; h++) {
+        int64_t R = rank_in_file(f, s, h);
+        if (!R && !h) return 0;
+        if (!R) {
+            char *name = name_of(f, s, 0, h, f->form->a);
+            err_set(e, "tensor %s is missing", name);
+            mem_free(name);
+            return -1;
+        }
+        const int64_t *dim = s->base->dim;
+        bool stack = site_is_stack(s);
+        out->half[h] = (Half){.E = stack ? dim[0] : 1,
+                              .R = R,
+                              .I = dim[stack + 1],
+                              .O = dim[stack] / n,
+                              .scale = scale_in_file(f, s)};
+        out->n = h + 1;
+        TRY(take_half(f, s, h, &out->half[h], e));
+    }
+    return 0;
+}
+
+/* ---- against the run ---- */
 
 /* PEFT's modules_to_save: the tensor as it now is. */
 static int compare_whole(File *f, const Site *s, const char *name, Err *e) {
@@ -403,7 +255,8 @@ static int compare_whole(File *f, const Site *s, const char *name, Err *e) {
     int bad = 0;
     for (int64_t k = 0; k < n && !bad; k++) {
         double should = (double)f32(*s->slot)[k];
-        if (s->linear && s->linear->a) should = change_of(s, NULL, 0, k / I, k % I, should, 0);
+        if (s->linear && s->linear->a)
+            should = verify_change_of(s, NULL, 0, k / I, k % I, should, 0);
         if (!(fabs((double)values[k] - should) <= verify_half_ulp(should, DT_f32)))
             bad = err_set(e, "tensor %s: value %ld is %.9g, the run's is %.9g", name, (long)k,
                           (double)values[k], should);
@@ -441,9 +294,10 @@ static int compare_site(File *f, int i, Err *e) {
     if (saved || !s->linear) return compare_other(f, i, saved, e);
     Found x;
     bad = find(f, s, &x, e);
-    if (!bad && x.n) bad = compare_lora(f, s, &v->run.plan.learn[i], &x, e);
+    if (!bad && x.n) bad = verify_factors(v, s, &x, e);
     if (!bad && x.n && verify_changed(v, i)) verify_applied(v, s);
-    if (!bad && !x.n && verify_changed(v, i)) {
+    bool meant = verify_changed(v, i) || (f->form->halves && verify_router_folds(v, s));
+    if (!bad && !x.n && meant) {
         char *name = name_of(f, s, 0, 0, f->form->a);
         bad = err_set(e, "tensor %s is missing", name);
         mem_free(name);

@@ -19,8 +19,7 @@ static const char *file_name(const char *path) {
     return slash ? slash + 1 : path;
 }
 
-/* A row of the weight as the run has it. */
-static void exact_row(const Site *s, int64_t row, float *part, double *sum) {
+void verify_exact_row(const Site *s, int64_t row, float *part, double *sum) {
     const Linear *l = s->linear;
     int64_t I = tensor_cols(s->base), O = s->base->n_dim > 1 ? s->base->dim[s->base->n_dim - 2] : 1;
     weight_values(*s->slot, row * I, I, part);
@@ -38,7 +37,7 @@ static int compare_values(const Site *s, const WeightView *v, Err *e) {
     float *part = mem_alloc(sizeof *part * (size_t)I), *is = mem_alloc(sizeof *is * (size_t)I);
     double *sum = mem_alloc(sizeof *sum * (size_t)I);
     for (row = 0; row < tensor_rows(s->base) && bad < 0; row++) {
-        exact_row(s, row, part, sum);
+        verify_exact_row(s, row, part, sum);
         dtype_info[v->dtype].to_f32((const char *)v->data + dtype_bytes(v->dtype, row * I), is, I);
         for (int64_t i = 0; i < I && bad < 0; i++)
             if (!(fabs((double)is[i] - sum[i]) <= verify_half_ulp(sum[i], v->dtype))) bad = i;
@@ -73,7 +72,7 @@ static int compare_tensor(Verify *v, const WeightView *base, WeightView *w, Err 
     bool changed = s && verify_changed(v, (int)(s - v->run.model->site));
     if (changed || w->dtype != base->dtype) {
         TRY(compare_values(s, w, e));
-        if (w->dtype != DT_f32) v->rounded = w->dtype;
+        verify_rounds_to(v, w->dtype);
     } else if (w->bytes != base->bytes || memcmp(w->data, base->data, (size_t)w->bytes)) {
         return err_set(e, "%s: tensor %s did not learn, and yet has other bytes than the base",
                        w->file, w->name);

@@ -8,11 +8,11 @@
 
 enum { ROWS = 4, ROW_TOKENS = 48, MOST_TOKENS = 2048, LOGIT_ROWS = 64 };
 
-/* How far two float32 runs may lie apart beside what a type's rounding moves, relative to the size
- * of what is compared: through all layers, and of one product. */
-static double unit(DType d) { return verify_half_ulp(1, d) * 2; }
-static double far_off(DType d) { return 1e-3 + 32 * unit(d); }
-static double near_by(DType d) { return 1e-5 + 4 * unit(d); }
+/* How far two float32 runs may lie apart beside what rounding moves, relative to the size of what is
+ * compared: through all layers, and of one product. Logits that are as far as those of strangers,
+ * sqrt(2), are no rounding's. */
+static double far_off(const Verify *v) { return fmin(1e-3 + 32 * v->rounded, 1); }
+static double near_by(const Verify *v) { return 1e-5 + 4 * v->rounded; }
 
 /* ---- rows ---- */
 
@@ -103,18 +103,24 @@ static bool wrong_choice(const float *logits, int64_t E, const int32_t *run, con
     return gap > tolerance * sqrt(size / (double)E);
 }
 
+/* A token that goes to another expert, be it by a hair, is another from there on, and so is all that
+ * comes after it in its row: only what lies before is held against the run. */
 static void add_choices(Sums *s, const Model *m, const Routes *run, const Routes *back, int64_t T,
                         double tolerance) {
     int64_t E = m->dims.n_experts;
     int k = m->dims.n_used;
+    int64_t alike = T; /* tokens that went the same way in all layers before */
     for (int l = 0; E && l < m->dims.n_layers; l++) {
+        int64_t first = T;
         for (int64_t t = 0; t < T; t++) {
             bool other;
-            if (wrong_choice(run->logits[l] + t * E, E, run->choice[l] + t * k,
-                             back->choice[l] + t * k, k, tolerance, &other))
-                s->wrong_layer = l;
+            bool wrong = wrong_choice(run->logits[l] + t * E, E, run->choice[l] + t * k,
+                                      back->choice[l] + t * k, k, tolerance, &other);
+            if (wrong && t < alike) s->wrong_layer = l;
+            if (other) first = min64(first, t);
             s->other_choice[l] += other;
         }
+        alike = min64(alike, first);
     }
 }
 
@@ -162,7 +168,7 @@ static void compare_row(Verify *v, Session *back, const Sample *row, Sums *sums)
         arena_release(&run->step, at);
         arena_release(&back->step, back_at);
     }
-    if (moe) add_choices(sums, run->model, &was, &is, row->n, far_off(v->rounded));
+    if (moe) add_choices(sums, run->model, &was, &is, row->n, far_off(v));
     arena_release(&run->step, mark);
     arena_release(&back->step, back_mark);
 }
@@ -185,7 +191,7 @@ static int judge(const Verify *v, const Sums *s, json_t *result, Err *e) {
                                   "same_top1", (double)s->same_top / (double)s->tokens));
     json_object_set_new(result, "same_experts", choices_json(s, v->run.model));
     if (!isfinite(apart)) return err_set(e, "logits: no numbers");
-    if (apart > fmax(moved / 2, far_off(v->rounded) * size))
+    if (apart > fmax(moved / 2, far_off(v) * size))
         return err_set(e,
                        "logits of %ld tokens differ from the run's by %.3g (rms; the run's differ "
                        "from the base's by %.3g)",
@@ -264,7 +270,7 @@ static int force_site(Verify *v, Session *back, int i, const char *what, Err *e)
             double d = (double)f32(y)[j] - (double)f32(z)[j];
             apart += d * d, size += (double)f32(y)[j] * (double)f32(y)[j];
         }
-        if (!(sqrt(apart) <= near_by(v->rounded) * sqrt(size))) worst = k;
+        if (!(sqrt(apart) <= near_by(v) * sqrt(size))) worst = k;
     }
     arena_release(&v->run.step, mark);
     arena_release(&back->step, back_mark);
