@@ -17,6 +17,7 @@ GgufName gguf_site_name(const Site *s) {
 typedef struct Source {
     const Model *m;
     const Site *s;
+    bool sixteen_bits; /* is what the values are rounded to */
 } Source;
 
 /* Files hold the whole weight of a norm. */
@@ -24,7 +25,10 @@ static int fill_site(void *ctx, int64_t first, int64_t n, float *dst, Err *e) {
     const Source *src = ctx;
     float plus = src->s->row->kind == KIND_NORMS ? src->m->dims.norm.plus : 0;
     (void)e;
-    site_values(src->s, first, n, dst);
+    if (src->sixteen_bits)
+        site_values_to_round(src->s, first, n, dst);
+    else
+        site_values(src->s, first, n, dst);
     for (int64_t i = 0; i < n && plus != 0; i++) dst[i] += plus;
     return 0;
 }
@@ -58,6 +62,7 @@ static void add_site(GgufOut *g, Source *src, DType asked, GgufNotes *notes) {
         t.dtype = s->base->dtype, t.data = s->base->data;
     else
         t.dtype = site_dtype(s, t.dim[t.n_dim - 1], asked, notes);
+    src->sixteen_bits = t.dtype == DT_bf16 || t.dtype == DT_f16;
     gguf_add_entry(g, &t);
 }
 
@@ -101,7 +106,7 @@ static int collect(GgufOut *g, const Model *m, Source *src, DType dtype, GgufNot
     gguf_add_text(g, "general.type", "model", strlen("model"));
     TRY(form->keys(g, m, e));
     for (int i = 0; i < m->n_sites; i++) {
-        src[i] = (Source){m, &m->site[i]};
+        src[i] = (Source){.m = m, .s = &m->site[i]};
         add_site(g, &src[i], dtype, notes);
     }
     add_general(g, m);

@@ -38,21 +38,6 @@ static void site_sums(const Site *s, int64_t first, int64_t n, double *dst, floa
     }
 }
 
-void site_values(const Site *s, int64_t first, int64_t n, float *dst) {
-    double sum[BLOCK];
-    for (int64_t at = 0; at < n; at += BLOCK) {
-        int64_t k = min64(n - at, BLOCK);
-        site_sums(s, first + at, k, sum, NULL);
-        for (int64_t i = 0; i < k; i++) dst[at + i] = (float)sum[i];
-    }
-}
-
-typedef struct Source {
-    const Site *site;
-    DType dtype;
-    MergeReport *report;
-} Source;
-
 /* To a float that rounds on to 16 bits as x itself would: cut off, its last bit set where anything
  * was cut ("round to odd"). */
 static float for_rounding(double x) {
@@ -61,6 +46,31 @@ static float for_rounding(double x) {
     if (fabs((double)f) > fabs(x)) f = nextafterf(f, 0);
     return bits_to_f32(f32_to_bits(f) | 1);
 }
+
+static float nearest_float(double x) { return (float)x; }
+
+static void values_as(const Site *s, int64_t first, int64_t n, float (*as)(double), float *dst) {
+    double sum[BLOCK];
+    for (int64_t at = 0; at < n; at += BLOCK) {
+        int64_t k = min64(n - at, BLOCK);
+        site_sums(s, first + at, k, sum, NULL);
+        for (int64_t i = 0; i < k; i++) dst[at + i] = as(sum[i]);
+    }
+}
+
+void site_values(const Site *s, int64_t first, int64_t n, float *dst) {
+    values_as(s, first, n, nearest_float, dst);
+}
+
+void site_values_to_round(const Site *s, int64_t first, int64_t n, float *dst) {
+    values_as(s, first, n, for_rounding, dst);
+}
+
+typedef struct Source {
+    const Site *site;
+    DType dtype;
+    MergeReport *report;
+} Source;
 
 /* Stored values that the sums round to. */
 static void round_sums(const double *sum, int64_t n, DType d, void *dst) {

@@ -6,6 +6,8 @@
 
 /* Values [first, first + n) of one site as it now stands, adapter included. */
 void site_values(const Site *s, int64_t first, int64_t n, float *dst);
+/* The same as floats that round on to 16 bits as the exact values would. */
+void site_values_to_round(const Site *s, int64_t first, int64_t n, float *dst);
 /* Whether these may differ from the checkpoint's: it has an adapter, or memory of its own. */
 bool site_changed(const Site *s);
 
