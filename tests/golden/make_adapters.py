@@ -5,6 +5,7 @@
     python make_adapters.py peft OUT NAME      an adapter as the installed PEFT writes it, its logits
     python make_adapters.py per-expert OUT     OUT/peft cut into experts, by hand
     python make_adapters.py mlx OUT            an adapter for mlx-lm, its logits by mlx-lm
+    python make_adapters.py gguf OUT           OUT/peft as llama.cpp loads it, by hand and gguf-py
 
 `peft` was run twice: with PEFT 0.21.2 (NAME peft) and with 0.18.0 (NAME peft-old), whose fused experts
 have inputs and outputs in each other's place. README.md beside this file tells what is there.
@@ -145,7 +146,66 @@ def make_mlx(out):
     mx.save_safetensors(str(out / "mlx.safetensors"), {"logits": mx.concatenate(logits)})
 
 
+GGUF_NAMES = {"self_attn.q_proj": "attn_q", "self_attn.o_proj": "attn_output", "mlp.up_proj": "ffn_up",
+              "router.proj": "ffn_gate_inp", "experts.base_layer": "ffn_gate_up_exps",
+              "experts": "ffn_down_exps"}
+
+
+def gguf_tensors(out):
+    """(name, A, B); experts one after the other, down_proj's B times the scale of each expert."""
+    import numpy as np
+    from safetensors.numpy import load_file
+    E = CONFIG["num_experts"]
+    peft, model = load_file(out / "peft/adapter_model.safetensors"), load_file(out / "model/model.safetensors")
+    for key, a in peft.items():
+        if "lora_A" not in key:
+            continue
+        layer, module = key.split("layers.")[1].removesuffix(".lora_A.weight").split(".", 1)
+        b = peft[key.replace("lora_A", "lora_B")]
+        if module.startswith("experts"):
+            a = a.reshape(E, RANK, -1)
+            b = b.reshape(-1, RANK, E).transpose(2, 0, 1)
+        if module == "experts":
+            b = b * model[f"model.layers.{layer}.router.per_expert_scale"][:, None, None]
+        yield f"blk.{layer}.{GGUF_NAMES[module]}.weight", a, np.ascontiguousarray(b, np.float32)
+
+
+def write_gguf(path, tensors):
+    import gguf
+    w = gguf.GGUFWriter(path, "gemma4")
+    w.add_type("adapter")
+    w.add_string("adapter.type", "lora")
+    w.add_float32("adapter.lora.alpha", ALPHA)
+    for name, a, b in tensors:
+        w.add_tensor(name + ".lora_a", a)
+        w.add_tensor(name + ".lora_b", b)
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+
+
+def apart(tensors):
+    """Gate and up as two weights; up of one rank more, that does nothing: its scale is another."""
+    import numpy as np
+    for name, a, b in tensors:
+        if "gate_up" not in name:
+            yield name, a, b
+            continue
+        gate, up = np.split(b, 2, axis=1)
+        grow = lambda x, axis: np.concatenate([x, np.zeros_like(x.take([0], axis))], axis)
+        more = np.float32(RANK + 1) / np.float32(RANK)
+        yield name.replace("gate_up", "gate"), a, np.ascontiguousarray(gate)
+        yield name.replace("gate_up", "up"), grow(a, 1), grow(up * more, 2)
+
+
+def make_gguf(out):
+    (out / "gguf").mkdir(exist_ok=True)
+    write_gguf(out / "gguf/lora.gguf", gguf_tensors(out))
+    write_gguf(out / "gguf/apart.gguf", apart(gguf_tensors(out)))
+
+
 if __name__ == "__main__":
     what, where, rest = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
-    {"model": make_model, "peft": make_peft, "per-expert": make_per_expert, "mlx": make_mlx}[what](
-        where, *rest)
+    {"model": make_model, "peft": make_peft, "per-expert": make_per_expert, "mlx": make_mlx,
+     "gguf": make_gguf}[what](where, *rest)
