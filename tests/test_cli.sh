@@ -680,6 +680,20 @@ for format in peft-per-expert mlx; do
     [ -f "$tmp/on/adapter_model.safetensors" ] || wrong "no adapter in PEFT's form"
     rm -r "$tmp/there" "$tmp/back" "$tmp/on"
 done
+case='llama.cpp'"'"'s adapter, and back'
+works eval $on --datasets "$rows" --datasets.0.type tokens --lora_model_dir "$tmp/lora.gguf" --compute f32 --json
+is "$("$TOOL" json loss < "$tmp/out" | cut -c 1-7)" "$trained"
+works convert $on --lora_model_dir "$tmp/trained" --format gguf-lora --base_gguf "$tmp/base.gguf" --output "$tmp/there.gguf"
+works convert $on --lora_model_dir "$tmp/there.gguf" --format peft --output "$tmp/back" --json
+is "$("$TOOL" json from < "$tmp/out")" '"gguf-lora"'
+works convert --base_model "$tmp/base.gguf" --lora_model_dir "$tmp/back" --format gguf-lora --output "$tmp/again.gguf"
+cmp -s "$tmp/there.gguf" "$tmp/again.gguf" || wrong "another adapter by way of peft"
+works train $on --datasets "$rows" --datasets.0.type tokens --lora_model_dir "$tmp/there.gguf" --max_steps 1 --output_dir "$tmp/on"
+[ -f "$tmp/on/adapter_model.safetensors" ] || wrong "no adapter in PEFT's form"
+rm -r "$tmp/back" "$tmp/on"
+refuses 2 'base_gguf' convert $on --lora_model_dir "$tmp/trained" --format gguf-lora --output "$tmp/e"
+refuses 1 'holds the input' convert $on --lora_model_dir "$tmp/there.gguf" --base_gguf "$tmp/base.gguf" --format gguf-lora --output "$tmp/there.gguf" --overwrite true
+refuses 1 'general.type is "model"' eval $on --datasets "$rows" --datasets.0.type tokens --lora_model_dir "$tmp/base.gguf"
 case='convert that cannot be'
 refuses 2 'format: merged is no adapter' convert $on --lora_model_dir "$tmp/trained" --format merged --output "$tmp/e"
 refuses 2 'convert needs lora_model_dir|lora_model_dir' convert $on --format mlx --output "$tmp/e"
@@ -697,7 +711,16 @@ for format in peft peft-per-expert mlx merged; do
     grep -q '^applied 38 of 38' "$tmp/err" || wrong "no manifest"
 done
 works verify $on --datasets "$rows" --datasets.0.type tokens --lora_model_dir "$tmp/trained" --format mlx --output "$tmp/mlx" --json
+for format in gguf gguf-lora; do
+    file=whole; [ $format = gguf ] || file=lora
+    works verify $on --lora_model_dir "$tmp/trained" --format $format --gguf_type f32 --base_gguf "$tmp/base.gguf" --output "$tmp/$file.gguf" --json
+    grep -q '^applied 38 of 38' "$tmp/err" || wrong "no manifest"
+done
 case='verify what is another'
+refuses 1 'whole.gguf: tensor .* the run' verify $on --lora_model_dir "$golden/adapter" --format gguf --gguf_type f32 --output "$tmp/whole.gguf"
+refuses 1 'whole.gguf: tensor .* stored as F32, expected F16' verify $on --lora_model_dir "$tmp/trained" --format gguf --gguf_type f16 --output "$tmp/whole.gguf"
+refuses 1 'lora.gguf: tensor .*lora_a: .* the run' verify $on --lora_model_dir "$golden/adapter" --format gguf-lora --base_gguf "$tmp/base.gguf" --output "$tmp/lora.gguf"
+refuses 2 'base_gguf' verify $on --lora_model_dir "$tmp/trained" --format gguf-lora --output "$tmp/lora.gguf"
 refuses 1 'tensor .*lora_B.weight: .* scale' verify $on --lora_model_dir "$golden/adapter" --format peft --output "$tmp/peft"
 refuses 1 'adapters.safetensors' verify $on --lora_model_dir "$tmp/trained" --format mlx --output "$tmp/peft"
 refuses 1 'model.safetensors: tensor .* the run' verify $on --lora_model_dir "$golden/adapter" --format merged --output "$tmp/merged"

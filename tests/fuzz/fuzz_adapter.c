@@ -1,11 +1,13 @@
 /* fuzz_adapter.c - any bytes as an adapter directory, adapter_config.json up to the first NUL and
- * the tensors behind it: refused with a sentence, or read whole and written in every form. verify's
- * own readers get the same. Run from the repository root: the model is a golden one. */
+ * the tensors behind it, or (what begins with GGUF) as llama.cpp's adapter: refused with a sentence,
+ * or read whole and written in every form. verify's own readers get the same; that of merged models
+ * as GGUF, too. Run from the repository root: the model is a golden one. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 #include "data/files.h"
+#include "model/gguf_out.h"
 #include "train/verify.h"
 
 #define GOLDEN "tests/golden/adapters"
@@ -15,6 +17,10 @@ static Model *model;
 static Tensor **slot; /* of the model's sites as they were */
 static Verify against;
 static Config cfg;
+static char base_gguf[] = P_tmpdir "/moesmith-fuzz-XXXXXX.gguf"; /* the model as such a file */
+
+/* Removed when the program ends. */
+static void remove_base(void) { unlink(base_gguf); }
 
 static void open_golden(void) {
     Err e;
@@ -25,19 +31,26 @@ static void open_golden(void) {
         fprintf(stderr, "%s\n", e.text);
         abort();
     }
+    GgufNotes notes;
+    int fd = mkstemps(base_gguf, 5);
+    if (fd < 0 || close(fd) || model_write_gguf(base_gguf, model, DT_f32, &notes, &e)) abort();
+    atexit(remove_base);
     against.cfg = &cfg;
+    cfg.base_gguf = base_gguf; /* not the config's to free */
     slot = mem_alloc(sizeof *slot * (size_t)model->n_sites);
     for (int i = 0; i < model->n_sites; i++) slot[i] = *model->site[i].slot;
 }
 
 static void write_forms(ParamSet *ps, const Plan *plan, const Adapter *a, const char *dir) {
-    static const char *const forms[] = {"peft", "peft-per-expert", "mlx"};
+    static const char *const forms[] = {"peft", "peft-per-expert", "mlx", "gguf-lora"};
+    char *file = files_join(dir, "lora.gguf");
     for (size_t i = 0; i < COUNT_OF(forms); i++) {
         Err e;
-        AdapterOut how = {.form = forms[i], .keep = i % 2};
-        adapter_export(dir, &how, model, ps, plan, a, &e);
+        AdapterOut how = {.form = forms[i], .keep = i % 2, .beside = base_gguf};
+        adapter_export(adapter_form_is_file(forms[i]) ? file : dir, &how, model, ps, plan, a, &e);
         buf_free(&how.notes);
     }
+    mem_free(file);
 }
 
 static void read_adapter(const char *dir, const char *out, const char *order) {
@@ -70,6 +83,15 @@ static void verify_adapter(const char *dir) {
     cfg.format = was;
 }
 
+/* The merged model's tensors, keys and texts go by; opening one is fuzz_gguf's. */
+static void verify_file(const char *path) {
+    Err e;
+    Session back;
+    verify_gguf_lora_compare(&against, path, &e);
+    if (verify_gguf_lora_reload(&against, path, &back, &e) == 0) session_close(&back);
+    verify_gguf_compare(&against, path, &e);
+}
+
 static void write_part(const char *dir, const char *name, const void *bytes, size_t n) {
     Err e;
     char *path = files_join(dir, name);
@@ -77,11 +99,15 @@ static void write_part(const char *dir, const char *name, const void *bytes, siz
     mem_free(path);
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    char dir[] = P_tmpdir "/moesmith-fuzz-XXXXXX", out[] = P_tmpdir "/moesmith-fuzz-XXXXXX";
-    Err e;
-    if (!model) open_golden();
-    if (!mkdtemp(dir) || !mkdtemp(out)) abort();
+static void try_file(const uint8_t *data, size_t size, const char *dir, const char *out) {
+    char *path = files_join(dir, "adapter.gguf");
+    write_part(dir, "adapter.gguf", data, size);
+    read_adapter(path, out, NULL);
+    verify_file(path);
+    mem_free(path);
+}
+
+static void try_dir(const uint8_t *data, size_t size, const char *dir, const char *out) {
     const uint8_t *end = size ? memchr(data, 0, size) : NULL;
     size_t config = end ? (size_t)(end - data) : size, rest = end ? size - config - 1 : 0;
     write_part(dir, "adapter_config.json", data, config);
@@ -90,6 +116,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     read_adapter(dir, out, NULL);
     read_adapter(dir, out, "expert_major");
     verify_adapter(dir);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    char dir[] = P_tmpdir "/moesmith-fuzz-XXXXXX", out[] = P_tmpdir "/moesmith-fuzz-XXXXXX";
+    Err e;
+    if (!model) open_golden();
+    if (!mkdtemp(dir) || !mkdtemp(out)) abort();
+    bool file = size > 4 && !memcmp(data, "GGUF", 4);
+    (file ? try_file : try_dir)(data, size, dir, out);
     files_remove(dir, &e);
     files_remove(out, &e);
     return 0;
