@@ -16,6 +16,6 @@ typedef struct GgufFile {
 const LayerDims *verify_layer_of(const Model *m, bool sliding);
 /* Every key of the architecture is there and says what the run's model is. */
 int verify_gguf_keys(const GgufFile *f, Err *e);
-/* The file's own tokenizer makes the run's tokens, its own chat template the run's texts. */
+/* The file's own tokenizer makes the run's tokens, its chat template is the run's. */
 int verify_gguf_texts(const GgufFile *f, Err *e);
 #endif
