@@ -1,4 +1,5 @@
 """The lines of the table: a model, what was written of it, who read it, and what came of it."""
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -10,29 +11,27 @@ import h5py
 import numpy as np
 
 import engine_peft
+from table import DISTANCE, NEW_TOKENS, measured
 
 HERE = Path(__file__).parent
-PEFT_BOUND = 1e-4  # largest difference of logits, float32
+BOUND = 1e-4  # largest difference of logits, float32: PEFT and mlx-lm
 LLAMA_BOUND = 3e-3  # rms: llama.cpp's GELU is a table in half precision
 GELU_BOUND = 1e-3  # rms, against Transformers with that GELU, where it tips a router or the text
-NEW_TOKENS = 8
 QUANTISED = ("bf16", "q8_0", "q4_0", "mxfp4")
 ROUTERS = ("lora", "full", "full,scale", "scale,per_expert_scale")
-
-
-class Table:
-    def __init__(self):
-        self.failed = 0
-        print(f"{'model':20} {'what was written':42} {'read by':13} result")
-
-    def row(self, model, what, engine, result, good):
-        word = {True: "ok", False: "WRONG", None: "-"}[good]
-        self.failed += good is False
-        print(f"{model:20} {what:42} {engine:13} {result:60} {word}", flush=True)
+# What engines do otherwise than Transformers: what it is told to do likewise, and the bound then.
+HALF_GELU = ("with llama.cpp's GELU, a table in half precision", engine_peft.use_half_gelu, "rms", GELU_BOUND)
+ROUND_FACTOR = ("with mlx-lm's factor of the embeddings, rounded to bfloat16",
+                engine_peft.use_bfloat16_factor, "max", BOUND)
+HAS_MLX = bool(importlib.util.find_spec("mlx") and importlib.util.find_spec("mlx_lm"))
 
 
 class Refused(Exception):
     """The program's own sentence."""
+
+    def __init__(self, done):
+        super().__init__(done.stderr.strip().splitlines()[-1].removeprefix("moesmith: "))
+        self.status = done.returncode
 
 
 class Cross:
@@ -44,23 +43,27 @@ class Cross:
         self.work.mkdir(parents=True)
         self.rows = [json.loads(line)["input_ids"] for line in self.batch.read_text().splitlines()]
         self.prompts = [r[:max(2, len(r) // 2)] for r in self.rows[:3]]
-        self.is_stock, self.ends = False, [1]
+        self.is_open, self.is_whole, self.ends = False, True, [1]  # by Transformers, with its towers
+        self.config = self.text = {}
         if model.is_dir():
-            config = json.loads((model / "config.json").read_text())
-            ends = config.get("eos_token_id", config.get("text_config", {}).get("eos_token_id"))
+            self.config = json.loads((model / "config.json").read_text())
+            self.text = self.config.get("text_config", self.config)
+            ends = self.config.get("eos_token_id", self.text.get("eos_token_id"))
             self.ends = ends if isinstance(ends, list) else [ends]
 
-    def row(self, what, engine, result, good):
-        self.table.row(self.name, what, engine, result, good)
+    def row(self, what, engine, result, good, note=None):
+        self.table.row(self.name, what, engine, result, good, note)
 
     # ---- this program ----
 
     def run(self, verb, **keys):
+        """What it prints."""
         flags = [x for k, v in keys.items() for x in ("--" + k, str(v))]
         done = subprocess.run([self.program, verb, "--base_model", self.model, "--overwrite", "true",
-                               *flags], capture_output=True, text=True)
+                               *flags, "--json"], capture_output=True, text=True)
         if done.returncode:
-            raise Refused(done.stderr.strip().splitlines()[-1].removeprefix("moesmith: "))
+            raise Refused(done)
+        return done.stdout
 
     def export(self, kind, adapter=None, name=None, **more):
         """The path written."""
@@ -92,110 +95,209 @@ class Cross:
                  compute="f32", **more)
         return [json.loads(line)["ids"] for line in out.read_text().splitlines()]
 
-    # ---- llama.cpp ----
+    def answers(self, adapter=None):
+        return self.logits(adapter), self.greedy(adapter)
 
-    def llama(self, model, lora=None, texts=(), run=True):
-        """What it answers; a string: why it does not."""
-        spec, out = self.work / "spec.json", self.work / "llama.npz"
+    # ---- the engines: (logits, text), or a string: why there are none ----
+
+    def ask(self, script, run=True, **spec):
+        """An engine in a process of its own: what it writes."""
+        path, out = self.work / "spec.json", self.work / "engine.npz"
         out.unlink(missing_ok=True)
-        spec.write_text(json.dumps(dict(
-            model=str(model), lora=str(lora) if lora else None, texts=list(texts),
-            rows=self.rows if run else [], prompts=self.prompts if run else [],
-            new_tokens=NEW_TOKENS, ends=self.ends)))
-        done = subprocess.run([sys.executable, HERE / "engine_llama.py", spec, out],
+        rows, prompts = (self.rows, self.prompts) if run else ([], [])
+        path.write_text(json.dumps(spec | dict(rows=rows, prompts=prompts, new_tokens=NEW_TOKENS,
+                                               ends=self.ends), default=str))
+        done = subprocess.run([sys.executable, "-W", "ignore", HERE / script, path, out],
                               capture_output=True, text=True)
         if done.returncode or not out.exists():
             lines = done.stderr.strip().splitlines()
-            return lines[-1][:100] if lines else f"ended with status {done.returncode}"
+            return lines[-1][:200] if lines else f"ended with status {done.returncode}"
         return np.load(out)
+
+    def llama(self, model, lora=None, texts=(), run=True):
+        return self.ask("engine_llama.py", run, model=model, lora=lora, texts=list(texts))
+
+    def mlx(self, model, adapter=None, config=None):
+        return self.ask("engine_mlx.py", model=model, adapter=adapter, config=config or {})
+
+    def flat_config(self):
+        """What mlx-lm has to be told of a config.json, since it knows the older, flat keys alone."""
+        flat = {"head_dim": "global_head_dim", "num_key_value_heads": "num_global_key_value_heads"}
+        layers = self.text.get("per_layer_config", {}).values()
+        told = {flat[k]: v for layer in layers for k, v in layer.items()}
+        if self.text is not self.config:
+            told["vocab_size"] = self.text["vocab_size"]
+        return told
+
+    def transformers(self, checkpoint=None, adapter=None):
+        return engine_peft.load(checkpoint or self.model, adapter, self.is_whole)
+
+    def asked(self, m):
+        return (engine_peft.logits(m, self.rows),
+                engine_peft.greedy(m, self.prompts, NEW_TOKENS, self.ends))
 
     # ---- lines of the table ----
 
-    def stock(self):
-        """Whether Transformers opens the checkpoint: not a multimodal one without its towers."""
-        try:
-            engine_peft.load(self.model)
-            return True
-        except RuntimeError as e:
-            self.row("base", "Transformers", "does not open it: " + str(e).splitlines()[0][:60], None)
-            return False
-
-    def peft_line(self, what, checkpoint, adapter, ours, text):
-        m = engine_peft.load(checkpoint, adapter)
-        theirs = engine_peft.logits(m, self.rows)
-        same = engine_peft.greedy(m, self.prompts, NEW_TOKENS, self.ends) == text
-        far = float(np.abs(theirs - ours).max())
-        result = f"logits to {far:.1e}, text {'the same' if same else 'another'}"
-        if far > PEFT_BOUND:  # whose rounding is it? Both against float64
-            exact = engine_peft.logits(m.double(), self.rows)
-            far, own = (float(np.abs(exact - x).max()) for x in (ours, theirs))
-            result += f" (from float64: {far:.1e}, it {own:.1e})"
-        self.row(what, "PEFT" if adapter else "Transformers", result, far <= PEFT_BOUND and same)
-
-    def llama_line(self, what, gguf, lora, ours, text, adapter=None, bound=LLAMA_BOUND):
-        """adapter: the one that was merged into gguf, or that lora is."""
-        got = self.llama(gguf, lora)
+    def line(self, what, engine, got, ours, kind, bound, second=None):
+        """second: where that bound is not kept, whether another is, and how: (good, note)."""
         if isinstance(got, str):
-            self.row(what, "llama.cpp", got, False)
+            self.row(what, engine, got, False)
             return
-        rms = lambda x: float(np.sqrt(np.mean((got["logits"] - x) ** 2)))
-        far, new = rms(ours), json.loads(str(got["greedy"]))
-        good, same = far <= bound, new == text
-        result = f"logits rms {far:.1e}, text {'the same' if same else 'another'}"
-        if not (good and same) and self.is_stock:
-            like = engine_peft.use_half_gelu(engine_peft.load(self.model, adapter))
-            far = rms(engine_peft.logits(like, self.rows))
-            good = far <= GELU_BOUND
-            same = new == engine_peft.greedy(like, self.prompts, NEW_TOKENS, self.ends)
-            result += f" (of Transformers with its GELU: {far:.1e}, {'the same' if same else 'another'})"
-        self.row(what, "llama.cpp", result, good and same)
+        if not isinstance(got, tuple):
+            got = got["logits"], json.loads(str(got["greedy"]))
+        far, same = DISTANCE[kind](got[0] - ours[0]), got[1] == ours[1]
+        good, note = far <= bound and same, None
+        if not good and second and self.is_open:
+            good, note = second(got)
+        self.row(what, engine, measured(kind, far, bound, same), good, note)
 
-    def quantised_line(self, what, gguf, ours):
+    def by_float64(self, engine, got, ours, checkpoint=None, adapter=None):
+        """Whose rounding is it?"""
+        exact = engine_peft.exact_logits(self.transformers(checkpoint, adapter), self.rows)
+        far, own = (DISTANCE["max"](x[0] - exact) for x in (ours, got))
+        return (far <= min(BOUND, own) and got[1] == ours[1],
+                f"{engine} rounds more than we do: from Transformers in float64 this program's logits are "
+                f"{far:.1e} (of {BOUND:.0e}), {engine}'s own {own:.1e}")
+
+    def by_likeness(self, like, got, adapter):
+        how, change, kind, bound = like
+        theirs = self.asked(change(self.transformers(None, adapter)))
+        far, same = DISTANCE[kind](got[0] - theirs[0]), got[1] == theirs[1]
+        return far <= bound and same, f"from Transformers {how}: {measured(kind, far, bound, same)}"
+
+    def peft_line(self, what, ours, checkpoint=None, adapter=None):
+        engine = "PEFT" if adapter else "Transformers"
+        self.line(what, engine, self.asked(self.transformers(checkpoint, adapter)), ours, "max", BOUND,
+                  lambda got: self.by_float64(engine, got, ours, checkpoint, adapter))
+
+    def mlx_line(self, what, ours, checkpoint=None, adapter=None, learned=None):
+        """learned: the adapter, in PEFT's form, that was merged into checkpoint, or that adapter is."""
+        def second(got):
+            if self.text["model_type"] == "gemma3_text":
+                return self.by_likeness(ROUND_FACTOR, got, learned)
+            return self.by_float64("mlx-lm", got, ours, None, learned)
+        got = self.mlx(checkpoint or self.model, adapter, self.flat_config())
+        self.line(what, "mlx-lm", got, ours, "max", BOUND, second)
+
+    def llama_line(self, what, path, lora, ours, learned=None, bound=LLAMA_BOUND):
+        self.line(what, "llama.cpp", self.llama(path, lora), ours, "rms", bound,
+                  lambda got: self.by_likeness(HALF_GELU, got, learned))
+
+    def quantised_line(self, what, path, ours):
         """That it loads and runs; what is lost is the format's affair (test_gguf_blocks)."""
-        got = self.llama(gguf)
+        got = self.llama(path)
         if isinstance(got, str):
             self.row(what, "llama.cpp", got, False)
             return
-        rms = float(np.sqrt(np.mean((got["logits"] - ours) ** 2)))
-        self.row(what, "llama.cpp", f"runs; logits rms {rms:.1e} from float32", None)
+        far = DISTANCE["rms"](got["logits"] - ours[0])
+        self.row(what, "llama.cpp", f"runs; logits rms {far:.1e} from float32", None)
 
     def refusal_line(self, what, engine, sentence, names):
         """A format that cannot carry something says so, and names one that can."""
-        self.row(what, engine, "refused: " + sentence[:200], names in sentence)
+        self.row(what, engine, "refused, nothing written: " + sentence[:200], names in sentence)
 
-    def adapter_lines(self, label, adapter, base):
-        ours, text = self.logits(adapter), self.greedy(adapter)
-        if self.is_stock:
-            self.peft_line(f"{label}: peft", self.model, self.export("peft", adapter), ours, text)
-            merged = self.export("merged", adapter)
-            self.peft_line(f"{label}: merged", merged, None, ours, text)
-        if not base:
+    def verify_line(self, what, kind, written, **more):
+        if kind in self.table.unverified:
             return
+        try:
+            result = json.loads(self.run("verify", format=kind, output=written, **more).splitlines()[-1])
+        except Refused as e:
+            if e.status == 2:
+                self.table.unverified.add(kind)
+            self.row(what, "verify", str(e), None if e.status == 2 else False)
+            return
+        self.row(what, "verify", f"applied {result['applied']} of {result['planned']}, logits max "
+                                 f"{result['logits']['max_difference']:.1e} from the run's", True)
+
+    # ---- what is written of one adapter ----
+
+    def adapter_lines(self, label, adapter, base, has_mlx):
+        """base: its GGUF file, or None; has_mlx: whether mlx-lm opens this model."""
+        ours = self.answers(adapter)
+        peft = self.export("peft", adapter)
+        self.verify_line(f"{label}: peft", "peft", peft, lora_model_dir=adapter)
+        # bfloat16 would round what was merged
+        merged = self.export("merged", adapter, save_dtype="f32")
+        self.verify_line(f"{label}: merged", "merged", merged, lora_model_dir=adapter, save_dtype="f32")
+        if self.is_open:
+            self.peft_line(f"{label}: peft beside base", ours, None, peft)
+            self.peft_line(f"{label}: merged", ours, merged)
+        if has_mlx:
+            self.mlx_line(f"{label}: merged", ours, merged, None, peft)
+        self.mlx_lines(label, adapter, ours, peft, has_mlx)
+        if base:
+            self.gguf_lines(label, adapter, base, ours, peft)
+
+    def mlx_lines(self, label, adapter, ours, peft, has_mlx):
+        try:
+            written = self.export("mlx", adapter)
+        except Refused as e:
+            self.refusal_line(f"{label}: mlx", "mlx-lm", str(e), "merged can")
+            return
+        self.verify_line(f"{label}: mlx", "mlx", written, lora_model_dir=adapter)
+        if has_mlx:
+            self.mlx_line(f"{label}: mlx beside base", ours, None, written, peft)
+
+    def gguf_lines(self, label, adapter, base, ours, peft):
         whole = self.export("gguf", adapter, "merged.gguf", gguf_type="f32")
-        self.llama_line(f"{label}: gguf f32", whole, None, ours, text, adapter)
+        self.verify_line(f"{label}: gguf f32", "gguf", whole, lora_model_dir=adapter, gguf_type="f32")
+        self.llama_line(f"{label}: gguf f32", whole, None, ours, peft)
         try:
             lora = self.export("gguf-lora", adapter, "lora.gguf", base_gguf=base)
-            self.llama_line(f"{label}: gguf-lora beside base", base, lora, ours, text, adapter)
         except Refused as e:
             self.refusal_line(f"{label}: gguf-lora", "llama.cpp", str(e), "--format gguf")
+            return
+        self.verify_line(f"{label}: gguf-lora", "gguf-lora", lora, lora_model_dir=adapter, base_gguf=base)
+        self.llama_line(f"{label}: gguf-lora beside base", base, lora, ours, peft)
 
     def split_line(self, adapter, base):
         """A base file with gate and up of the experts apart, as some converters make them."""
         apart = self.work / "apart.gguf"
         split_experts(base, apart)
         lora = self.export("gguf-lora", adapter, "lora.gguf", base_gguf=apart)
-        self.llama_line("adapter: gguf-lora, gate and up apart", apart, lora, self.logits(adapter),
-                        self.greedy(adapter), adapter)
+        self.llama_line("adapter: gguf-lora, gate and up apart", apart, lora, self.answers(adapter),
+                        self.export("peft", adapter))
 
-    def base_lines(self):
+    def per_expert_line(self, adapter):
+        """PEFT's names of single experts are for engines that are not here: vLLM, SGLang."""
+        written = self.export("peft-per-expert", adapter)
+        self.verify_line("adapter: peft-per-expert", "peft-per-expert", written, lora_model_dir=adapter)
+
+    # ---- the base ----
+
+    def open_base(self, ours):
+        """Transformers reads the checkpoint that is there: what the lines below are measured by."""
+        try:
+            self.transformers()
+        except RuntimeError as e:
+            self.row("nothing: the base as it is", "Transformers", str(e).splitlines()[0][:120], None,
+                     "its config.json names a vision tower that its files do not hold: opened without it")
+            self.is_whole = False
+        self.is_open = True
+        self.peft_line("nothing: the base", ours)
+
+    def open_mlx(self, ours):
+        """Whether mlx-lm opens it."""
+        if not HAS_MLX:
+            return False
+        plain, told = self.mlx(self.model), self.flat_config()
+        if isinstance(plain, str):
+            more = ", ".join(f"{k}={v}" for k, v in told.items())
+            self.row("nothing: the base as it is", "mlx-lm", plain, None,
+                     f"it reads no newer spelling of config.json: opened with {more}" if told else None)
+            if not told:
+                return False
+        self.mlx_line("nothing: the base", ours)
+        return True
+
+    def base_lines(self, ours):
         """The base's GGUF file; None: llama.cpp cannot run this model."""
         try:
             base = self.export("gguf", None, "base.gguf", gguf_type="f32")
         except Refused as e:
-            self.refusal_line("gguf", "llama.cpp", str(e), "--format merged")
+            self.refusal_line("base: gguf", "llama.cpp", str(e), "--format merged")
             return None
-        ours = self.logits()
-        self.llama_line("base: gguf f32", base, None, ours, self.greedy())
+        self.llama_line("base: gguf f32", base, None, ours)
         for kind in QUANTISED:
             small = self.export("gguf", None, f"{kind}.gguf", gguf_type=kind)
             self.quantised_line(f"base: gguf {kind}", small, ours)
@@ -206,16 +308,20 @@ class Cross:
         return base
 
     def all_lines(self):
-        self.is_stock = self.stock()
-        base = self.base_lines()
-        self.adapter_lines("adapter", self.batch.parent / "adapter", base)
-        config = json.loads((self.model / "config.json").read_text())
-        if not config.get("text_config", config).get("enable_moe_block"):
+        ours = self.answers()
+        self.open_base(ours)
+        has_mlx = self.open_mlx(ours)
+        base = self.base_lines(ours)
+        # one of a model without its towers has names that fit no class with them
+        adapter = self.batch.parent / "adapter" if self.is_whole else self.train("adapter")
+        self.adapter_lines("adapter", adapter, base, has_mlx)
+        if not self.text.get("enable_moe_block"):
             return
-        self.split_line(self.batch.parent / "adapter", base)
+        self.per_expert_line(adapter)
+        self.split_line(adapter, base)
         for train in ROUTERS:
-            adapter = self.train("router-" + train, **{"router.train": train})
-            self.adapter_lines(f"router {train}", adapter, base)
+            learned = self.train("router-" + train, **{"router.train": train})
+            self.adapter_lines(f"router {train}", learned, base, has_mlx)
 
 
 def split_experts(path, to):

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import made
 import real
-from checks import Cross, Table, tokenizer_lines
+from checks import HAS_MLX, Cross, tokenizer_lines
+from table import Table
 
 
 def main():
@@ -24,6 +25,8 @@ def main():
     args.add_argument("models", type=Path, nargs="+")
     args = args.parse_args()
     table = Table()
+    if not HAS_MLX:
+        table.row("all models", "merged, mlx", "mlx-lm", "it is not installed: nothing is checked", None)
     for folder in [*args.models, *made.make(args.work / "made")]:
         Cross(args.moesmith, args.work, table, folder.name, folder / "model",
               folder / "batch.jsonl").all_lines()
@@ -31,7 +34,7 @@ def main():
         tokenizer_lines(table, args.moesmith, args.work, args.models[0], tokenizer, cases)
     if args.real:
         real.all_lines(table, args.moesmith, args.work, args.real)
-    return 1 if table.failed else 0
+    return table.close()
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def llama_lines(table, program, work, gguf):
             ("adapter: gguf f32", c.export("gguf", adapter, "whole.gguf", gguf_type="f32"), None, adapter),
             ("adapter: gguf-lora beside gguf f32", base,
              c.export("gguf-lora", adapter, "lora.gguf", base_gguf=base), adapter)):
-        c.llama_line(what, model, lora, c.logits(learned), c.greedy(learned), bound=REAL_BOUND)
+        c.llama_line(what, model, lora, c.answers(learned), bound=REAL_BOUND)
 
 
 def ours(program, work, gguf, compute):
