@@ -19,9 +19,10 @@ LLAMA_BOUND = 3e-3  # rms: llama.cpp's GELU is a table in half precision
 GELU_BOUND = 1e-3  # rms, against Transformers with that GELU, where it tips a router or the text
 QUANTISED = ("bf16", "q8_0", "q4_0", "mxfp4")
 ROUTERS = ("lora", "full", "full,scale", "scale,per_expert_scale")
-# What engines do otherwise than Transformers: what it is told to do likewise, and the bound then.
-HALF_GELU = ("with llama.cpp's GELU, a table in half precision", engine_peft.use_half_gelu, "rms", GELU_BOUND)
-ROUND_FACTOR = ("with mlx-lm's factor of the embeddings, rounded to bfloat16",
+# What engines do otherwise than Transformers, what makes it do so, and the bound then.
+HALF_GELU = ("llama.cpp's GELU is a table in half precision, which tips a near tie of experts or words here",
+             engine_peft.use_half_gelu, "rms", GELU_BOUND)
+ROUND_FACTOR = ("mlx-lm rounds the factor of gemma3's embeddings to bfloat16",
                 engine_peft.use_bfloat16_factor, "max", BOUND)
 HAS_MLX = bool(importlib.util.find_spec("mlx") and importlib.util.find_spec("mlx_lm"))
 
@@ -160,10 +161,11 @@ class Cross:
                 f"{far:.1e} (of {BOUND:.0e}), {engine}'s own {own:.1e}")
 
     def by_likeness(self, like, got, adapter):
-        how, change, kind, bound = like
+        why, change, kind, bound = like
         theirs = self.asked(change(self.transformers(None, adapter)))
         far, same = DISTANCE[kind](got[0] - theirs[0]), got[1] == theirs[1]
-        return far <= bound and same, f"from Transformers {how}: {measured(kind, far, bound, same)}"
+        return (far <= bound and same,
+                f"{why}; from Transformers made to do so: {measured(kind, far, bound, same)}")
 
     def peft_line(self, what, ours, checkpoint=None, adapter=None):
         engine = "PEFT" if adapter else "Transformers"
@@ -270,11 +272,11 @@ class Cross:
         try:
             self.transformers()
         except RuntimeError as e:
-            self.row("nothing: the base as it is", "Transformers", str(e).splitlines()[0][:120], None,
-                     "its config.json names a vision tower that its files do not hold: opened without it")
+            self.row("(the base itself, as stored)", "Transformers", str(e).splitlines()[0][:120], None,
+                     "the base's own files lack the vision tower that its config.json names: opened without it")
             self.is_whole = False
         self.is_open = True
-        self.peft_line("nothing: the base", ours)
+        self.peft_line("(the base itself)", ours)
 
     def open_mlx(self, ours):
         """Whether mlx-lm opens it."""
@@ -283,11 +285,11 @@ class Cross:
         plain, told = self.mlx(self.model), self.flat_config()
         if isinstance(plain, str):
             more = ", ".join(f"{k}={v}" for k, v in told.items())
-            self.row("nothing: the base as it is", "mlx-lm", plain, None,
-                     f"it reads no newer spelling of config.json: opened with {more}" if told else None)
+            self.row("(the base itself, as stored)", "mlx-lm", plain, None,
+                     f"it looks in keys that config.json does not have: opened with {more}" if told else None)
             if not told:
                 return False
-        self.mlx_line("nothing: the base", ours)
+        self.mlx_line("(the base itself)", ours)
         return True
 
     def base_lines(self, ours):
