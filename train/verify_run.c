@@ -45,9 +45,10 @@ static Routes routes_new(const Model *m, Arena *a, int64_t tokens) {
 /* Sums over tokens; the third model is the run's without what it learned. */
 typedef struct Sums {
     int64_t tokens, same_top;
-    double far, apart, from_base, size, kl; /* far: the largest; else squares summed */
-    int64_t *other_choice;                  /* per layer: tokens with other experts */
-    int wrong_layer;                        /* -1, or one whose experts differ without need */
+    double far, apart, from_base, kl; /* far: the largest; else squares summed */
+    double judged_apart, judged_size; /* squares, over tokens that went the same ways alone */
+    int64_t *other_choice;            /* per layer: tokens with other experts */
+    int wrong_layer;                  /* -1, or one whose experts differ without need */
 } Sums;
 
 static Tensor *hidden_of(Session *s, const Batch *b, Routes *r) {
@@ -71,14 +72,17 @@ static double log_sum(const float *x, int64_t n) {
     return max + log(sum);
 }
 
-static void add_token(Sums *s, const float *run, const float *back, const float *base, int64_t V) {
-    double z = log_sum(run, V), y = log_sum(back, V);
+static void add_token(Sums *s, const float *run, const float *back, const float *base, int64_t V,
+                      bool judged) {
+    double z = log_sum(run, V), y = log_sum(back, V), apart = 0, size = 0;
     for (int64_t k = 0; k < V; k++) {
         double p = (double)run[k], d = p - (double)back[k], moved = p - (double)base[k];
         s->far = fmax(s->far, fabs(d));
-        s->apart += d * d, s->from_base += moved * moved, s->size += p * p;
+        apart += d * d, size += p * p, s->from_base += moved * moved;
         s->kl += exp(p - z) * (d - z + y);
     }
+    s->apart += apart;
+    if (judged) s->judged_apart += apart, s->judged_size += size;
     s->same_top += top_of(run, V) == top_of(back, V);
     s->tokens++;
 }
@@ -106,9 +110,10 @@ static bool wrong_choice(const float *logits, int64_t E, const int32_t *run, con
 }
 
 /* A token that goes to another expert, be it by a hair, is another from there on, and so is all that
- * comes after it in its row: only what lies before is held against the run. */
-static void add_choices(Sums *s, const Model *m, const Routes *run, const Routes *back, int64_t T,
-                        double tolerance) {
+ * comes after it in its row: only what lies before, the tokens that are returned, is held against
+ * the run. */
+static int64_t add_choices(Sums *s, const Model *m, const Routes *run, const Routes *back,
+                           int64_t T, double tolerance) {
     int64_t E = m->dims.n_experts;
     int k = m->dims.n_used;
     int64_t alike = T; /* tokens that went the same way in all layers before */
@@ -124,6 +129,7 @@ static void add_choices(Sums *s, const Model *m, const Routes *run, const Routes
         }
         alike = min64(alike, first);
     }
+    return alike;
 }
 
 /* The run's tensors as the base has them, for a while: kept gets what they were. */
@@ -160,17 +166,18 @@ static void compare_row(Verify *v, Session *back, const Sample *row, Sums *sums)
     float *kept = unlearn(run);
     Tensor *h0 = hidden_of(run, &b, NULL);
     verify_restore(v, kept);
+    int64_t alike = moe ? add_choices(sums, run->model, &was, &is, row->n, far_off(v)) : row->n;
     for (int64_t i = 0; i < row->n; i += LOGIT_ROWS) {
         size_t at = arena_mark(&run->step), back_at = arena_mark(&back->step);
         int64_t n = min64(LOGIT_ROWS, row->n - i), V = run->model->dims.vocab;
         const float *y = f32(model_logits(run->model, &run->tape, h, i, n)),
                     *y0 = f32(model_logits(run->model, &run->tape, h0, i, n)),
                     *z = f32(model_logits(back->model, &back->tape, g, i, n));
-        for (int64_t t = 0; t < n; t++) add_token(sums, y + t * V, z + t * V, y0 + t * V, V);
+        for (int64_t t = 0; t < n; t++)
+            add_token(sums, y + t * V, z + t * V, y0 + t * V, V, i + t < alike);
         arena_release(&run->step, at);
         arena_release(&back->step, back_at);
     }
-    if (moe) add_choices(sums, run->model, &was, &is, row->n, far_off(v));
     arena_release(&run->step, mark);
     arena_release(&back->step, back_mark);
 }
@@ -185,7 +192,7 @@ static json_t *choices_json(const Sums *s, const Model *m) {
 
 static int judge(const Verify *v, const Sums *s, json_t *result, Err *e) {
     double n = (double)s->tokens * v->run.model->dims.vocab, apart = sqrt(s->apart / n),
-           moved = sqrt(s->from_base / n), size = sqrt(s->size / n);
+           moved = sqrt(s->from_base / n);
     json_object_set_new(result, "logits",
                         json_pack("{s:I, s:f, s:f, s:f, s:f, s:f}", "tokens", (json_int_t)s->tokens,
                                   "max_difference", s->far, "rms_difference", apart,
@@ -193,7 +200,7 @@ static int judge(const Verify *v, const Sums *s, json_t *result, Err *e) {
                                   "same_top1", (double)s->same_top / (double)s->tokens));
     json_object_set_new(result, "same_experts", choices_json(s, v->run.model));
     if (!isfinite(apart)) return err_set(e, "logits: no numbers");
-    if (apart > fmax(moved / 2, far_off(v) * size))
+    if (sqrt(s->judged_apart) > far_off(v) * sqrt(s->judged_size))
         return err_set(e,
                        "logits of %ld tokens differ from the run's by %.3g (rms; the run's differ "
                        "from the base's by %.3g)",
