@@ -318,7 +318,21 @@ void gguf_close(Gguf *g) {
     mem_free(g);
 }
 
-bool gguf_claims(const char *path) { return text_ends_with(path, ".gguf") && !files_is_dir(path); }
+static bool begins_as_gguf(const char *path) {
+    char magic[4];
+    Err ignored;
+    FILE *f = files_check_regular(path, &ignored) ? NULL : fopen(path, "rb");
+    if (!f) return false;
+    bool begins =
+        fread(magic, 1, sizeof magic, f) == sizeof magic && !memcmp(magic, "GGUF", sizeof magic);
+    fclose(f);
+    return begins;
+}
+
+bool gguf_claims(const char *path) {
+    if (files_is_dir(path)) return false;
+    return text_ends_with(path, ".gguf") || begins_as_gguf(path);
+}
 
 /* ---- values by type ---- */
 

@@ -51,7 +51,8 @@ typedef struct Gguf {
     bool mapped;
 } Gguf;
 
-bool gguf_claims(const char *path); /* whether a path is named as such files are */
+bool gguf_claims(
+    const char *path); /* whether a path is named as such files are, or begins as one */
 /* Maps a file and reads all but the tensors' bytes; freed by gguf_close (NULL is fine). */
 int gguf_open(Gguf **out, const char *path, Err *e);
 /* The same of a whole file in memory, which must outlive it; file names it in messages. */

@@ -45,6 +45,8 @@ works preprocess --base_model "$tmp/text.gguf" $chat --debug
 grep -q '<bos>|<turn>' "$tmp/out" || wrong "not as its template writes"
 grep -q '\[th\]\[e\]\[·\]\[s\]' "$tmp/out" || wrong "other pieces"
 works generate --base_model "$tmp/text.gguf" --prompt 'hi there' --max_new_tokens 4
+cp "$tmp/text.gguf" "$tmp/sha256-0123" # a name that says nothing
+works generate --base_model "$tmp/sha256-0123" --prompt 'hi there' --max_new_tokens 4
 case='training and what becomes of it'
 works train --base_model "$tmp/text.gguf" $chat --max_steps 4 --learning_rate 0.01 --output_dir "$tmp/a"
 loss_of "$tmp/text.gguf" $chat

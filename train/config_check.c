@@ -2,6 +2,7 @@
 #include "config_check.h"
 #include <math.h>
 #include <string.h>
+#include "../data/gguf.h"
 
 void text_list_add(TextList *list, const char *text) {
     size_t bytes = sizeof *list->p, n = (size_t)list->n++;
@@ -98,7 +99,7 @@ static bool empty_path(const Config *c) {
            is_empty(c->resume_from_checkpoint) || is_empty(c->base_cache);
 }
 static bool lora_beside_nothing(const Config *c) {
-    bool base_is_gguf = c->base_model && text_ends_with(c->base_model, ".gguf");
+    bool base_is_gguf = c->base_model && gguf_claims(c->base_model);
     return c->format && !strcmp(c->format, "gguf-lora") && !c->base_gguf && !base_is_gguf;
 }
 static bool prompt_twice(const Config *c) { return c->prompt && c->prompts; }
