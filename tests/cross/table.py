@@ -22,7 +22,6 @@ def measured(kind, far, bound, same):
 class Table:
     def __init__(self):
         self.words = Counter()
-        self.unverified = set()  # formats that `verify` does not take, told once
         print(LEGEND)
         print(f"{'':6} {'model':20} {'written':48} {'read by':13} result")
 
