@@ -5,6 +5,7 @@
 #include <string.h>
 #include "../data/files.h"
 #include "../data/json.h"
+#include "../data/tokenizer_regex.h"
 
 /* The version whose layout this is; readers use it to tell layouts apart. */
 #define PEFT_LAYOUT "0.19.1"
@@ -263,20 +264,61 @@ bool peft_layer_named(const json_t *layers, int layer) {
     return false;
 }
 
-/* A pattern's number for a site, or preset. */
-double peft_pattern(const json_t *patterns, const Site *s, double preset) {
-    const char *key;
-    json_t *v;
-    json_object_foreach((json_t *)patterns, key, v) {
-        if (json_is_number(v) && site_matches(s, *key == '^' ? key + 1 : key))
-            return json_number_value(v);
+/* PEFT's keys are regular expressions, for a module's name or its end after a dot. 1, 0, -1. */
+static int matches_expression(const char *key, const char *name, const char *file, Err *e) {
+    Pattern pattern = {0};
+    Matcher matcher = {0};
+    Buf whole = {0};
+    size_t from, to;
+    buf_printf(&whole, "^(?:.*\\.)?(?:%s)$", key);
+    int hit = pattern_set_regex(&pattern, whole.p, whole.n, file, e);
+    if (!hit) {
+        Matches walk = {.pattern = &pattern, .matcher = &matcher, .text = name, .n = strlen(name)};
+        hit = matches_next(&walk, &from, &to, e);
     }
-    return preset;
+    matcher_free(&matcher);
+    pattern_free(&pattern);
+    buf_free(&whole);
+    return hit;
 }
 
-int peft_rank(const PeftConfig *c, const Adapter *a, const Site *s) {
-    double rank = peft_pattern(c->ranks, s, a->rank);
-    return rank >= 0 && rank < 1 << 20 ? (int)rank : 1 << 20; /* no file has that */
+/* Most keys are plain names: a dot stands for itself there. */
+static int key_matches(const char *key, const Model *m, const Site *s, const char *file, Err *e) {
+    if (!strpbrk(key, "\\^$*+?()[]{}|")) return site_matches(s, key);
+    char *module = site_module(s);
+    Buf name = {0}; /* as Transformers calls it */
+    buf_printf(&name, "%s%s", m->modules, module + strlen(m->prefix));
+    int hit = matches_expression(key, name.p, file, e);
+    buf_free(&name);
+    mem_free(module);
+    return hit;
+}
+
+/* The number of the first pattern that names a site; none: *out stays. */
+static int pattern_number(const json_t *patterns, const PeftConfig *c, const Model *m,
+                          const Site *s, double *out, Err *e) {
+    const char *key;
+    json_t *v;
+    json_object_foreach((json_t *)(uintptr_t)patterns, key, v) {
+        int hit = key_matches(key, m, s, c->file, e);
+        if (hit < 0) return -1;
+        if (!hit) continue;
+        if (!json_is_number(v))
+            return err_set(e, "%s: the pattern \"%s\" has no number", c->file, key);
+        *out = json_number_value(v);
+        return 0;
+    }
+    return 0;
+}
+
+int peft_site_numbers(const PeftConfig *c, const Adapter *a, const Model *m, const Site *s,
+                      int *rank, float *alpha, Err *e) {
+    double r = a->rank, x = (double)a->alpha;
+    TRY(pattern_number(c->ranks, c, m, s, &r, e));
+    TRY(pattern_number(c->alphas, c, m, s, &x, e));
+    *rank = r >= 0 && r < 1 << 20 ? (int)r : 1 << 20; /* no file has that */
+    *alpha = (float)x;
+    return 0;
 }
 
 int peft_names_prefix(Adapter *a, Weights *w, const char *file, Err *e) {

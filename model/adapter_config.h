@@ -26,7 +26,8 @@ bool json_list_has(const json_t *list, const char *word);
 bool peft_list_names(const json_t *list, const Site *s);
 bool peft_list_saves(const json_t *list, const Site *s);
 bool peft_layer_named(const json_t *layers, int layer);
-/* A pattern's number for a site, or preset. */
-double peft_pattern(const json_t *patterns, const Site *s, double preset);
-int peft_rank(const PeftConfig *c, const Adapter *a, const Site *s);
+/* The rank and the alpha of a site that is adapted: the first of rank_pattern and alpha_pattern that
+ * names it, else those of all. */
+int peft_site_numbers(const PeftConfig *c, const Adapter *a, const Model *m, const Site *s,
+                      int *rank, float *alpha, Err *e);
 #endif

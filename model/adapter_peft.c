@@ -173,17 +173,17 @@ static int refuse_stacked(Weights *w, Err *e) {
     return 0;
 }
 
-static void plan_site(Plan *plan, const Adapter *a, const Model *m, const PeftConfig *c, Weights *w,
-                      int i) {
+static int plan_site(Plan *plan, const Adapter *a, const Model *m, const PeftConfig *c, Weights *w,
+                     int i, Err *e) {
     const Site *s = &m->site[i];
     Learn *l = &plan->learn[i];
-    if (s->layer < 0 || !peft_layer_named(c->layers, s->layer)) return;
+    if (s->layer < 0 || !peft_layer_named(c->layers, s->layer)) return 0;
     if (peft_list_saves(c->saved, s)) {
         l->full = l->saved = true;
-        return;
+        return 0;
     }
     bool in = false;
-    if (!s->linear) return;
+    if (!s->linear) return 0;
     if (site_is_parameter(s))
         in = peft_list_names(c->parameters, s);
     else if (json_is_array(c->modules))
@@ -193,9 +193,11 @@ static void plan_site(Plan *plan, const Adapter *a, const Model *m, const PeftCo
         in = weights_find(w, name) != NULL;
         mem_free(name);
     }
-    if (!in) return;
-    l->rank = peft_rank(c, a, s);
-    l->scale = adapter_scale(a, l->rank, (float)peft_pattern(c->alphas, s, (double)a->alpha));
+    if (!in) return 0;
+    float alpha;
+    TRY(peft_site_numbers(c, a, m, s, &l->rank, &alpha, e));
+    l->scale = adapter_scale(a, l->rank, alpha);
+    return 0;
 }
 
 static bool version_before_0_19_1(const char *v) {
@@ -294,9 +296,8 @@ static int plan_peft(Plan *plan, Adapter *a, const Model *m, const AdapterDir *d
     TRY(peft_config_read(&c, a, d, e));
     TRY(refuse_stacked(d->weights, e));
     TRY(peft_names_prefix(a, d->weights, d->path, e));
-    for (int i = plan->n - 1; i >= 0; i--)
-        plan_site(plan, a, m, &c, d->weights, i); /* backwards: names depend on what is wrapped
-                                                     later */
+    /* backwards: names depend on what is wrapped later */
+    for (int i = plan->n - 1; i >= 0; i--) TRY(plan_site(plan, a, m, &c, d->weights, i, e));
     TRY(find_orientation(a, m, plan, &c, d, e));
     TRY(find_column_order(a, m, plan, d, e));
     apply_manifest(plan, a, m, d->manifest);

@@ -82,16 +82,17 @@ static int plan_site(Plan *plan, const Adapter *a, const Model *m, const PeftCon
     if (s->layer < 0 || !s->linear) return 0;
     char *name = site_is_parameter(s) ? expert_name(m, a, i, 0, 0, PARAM_LORA_A)
                                       : adapter_tensor_name(m, plan, a, i, PARAM_LORA_A);
-    int64_t rank = form_rank(d->weights, name, 0, 0), said = peft_rank(c, a, s);
-    int bad = 0;
-    if (rank && rank != said)
-        bad = err_set(e, "%s: tensor %s has rank %ld, adapter_config.json says %ld", d->path, name,
-                      (long)rank, (long)said);
+    int64_t rank = form_rank(d->weights, name, 0, 0);
+    int said;
+    float alpha;
+    int bad = peft_site_numbers(c, a, m, s, &said, &alpha, e);
+    if (!bad && rank && rank != said)
+        bad = err_set(e, "%s: tensor %s has rank %ld, adapter_config.json says %d", d->path, name,
+                      (long)rank, said);
     mem_free(name);
     if (bad || !rank) return bad;
-    plan->learn[i].rank = (int)rank;
-    plan->learn[i].scale =
-        adapter_scale(a, (int)rank, (float)peft_pattern(c->alphas, s, (double)a->alpha));
+    plan->learn[i].rank = said;
+    plan->learn[i].scale = adapter_scale(a, said, alpha);
     return 0;
 }
 
