@@ -314,11 +314,51 @@ static void test_base_file(void **state) {
     config_free(&cfg);
 }
 
+/* ---- one expert ---- */
+
+static void run_settings(VerbFn verb, Settings s) {
+    Flag flags[FLAGS];
+    Config cfg;
+    int n = 0;
+    for (int i = 0; s.word[i]; i += 2)
+        flags[n++] = (Flag){(char *)s.word[i], (char *)s.word[i + 1]};
+    ok(config_load(&cfg, NULL, flags, n, &err));
+    json_t *result = json_object();
+    ok(verb(&cfg, result, &err));
+    json_decref(result);
+    config_free(&cfg);
+}
+
+/* A stack of one is a stack: its values do not lie as a linear's. */
+static void test_one_expert(void **state) {
+    (void)state;
+    static const char *const made[] = {"peft", "peft-per-expert", "mlx"};
+    const char *model = in("one-expert"), *adapter = in("one-adapter"), *shape = in("one.json");
+    json_t *c;
+    ok(json_read_file(&c, MOE "/model/config.json", &err));
+    json_object_set_new(c, "num_experts", json_integer(1));
+    json_object_set_new(c, "top_k_experts", json_integer(1));
+    char *text = json_dumps(c, 0);
+    ok(files_write_whole(shape, text, strlen(text), &err));
+    mem_free(text);
+    json_decref(c);
+    run_settings(verb_init, settings("base_model", shape, "output", model, NULL));
+    Settings s = settings("base_model", model, "lora_r", "3", "learning_rate", "0.05", "max_steps",
+                          "2", "output_dir", adapter, NULL);
+    train("moe", &s);
+    for (size_t i = 0; i < COUNT_OF(made); i++) {
+        Settings x = settings("base_model", model, "lora_model_dir", adapter, "format", made[i],
+                              "output", in(beside("one", made[i])), NULL);
+        run_settings(verb_export, x);
+        run_settings(verb_verify, x);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_whole_is_accepted), cmocka_unit_test(test_damage_is_named),
         cmocka_unit_test(test_scale_is_named),    cmocka_unit_test(test_any_byte_is_named),
-        cmocka_unit_test(test_base_file),
+        cmocka_unit_test(test_base_file),         cmocka_unit_test(test_one_expert),
     };
     return cmocka_run_group_tests(tests, trial_set_up, trial_tear_down);
 }

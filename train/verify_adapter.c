@@ -183,9 +183,9 @@ static int64_t rank_in_file(const File *f, const Site *s, int half) {
 }
 
 /* One tensor into (E, R, side) or (E, side, R). */
-static int spread(const File *f, const char *name, Half *h, bool is_a, int64_t one, Err *e) {
-    bool stack = h->E > 1 && one < 0;
-    Size z = {stack ? h->E : 0, h->R, is_a ? h->I : h->O};
+static int spread(const File *f, const Site *s, const char *name, Half *h, bool is_a, int64_t one,
+                  Err *e) {
+    Size z = {site_is_stack(s) && one < 0 ? h->E : 0, h->R, is_a ? h->I : h->O};
     int64_t from = one < 0 ? 0 : one, to = one < 0 ? h->E : one + 1;
     PlaceFn place = is_a ? f->form->place_a : f->form->place_b;
     float *values;
@@ -212,7 +212,7 @@ static int take_half(const File *f, const Site *s, int half, Half *h, Err *e) {
     for (int64_t x = 0; x < experts; x++) {
         int64_t one = f->form->per_expert && site_is_stack(s) ? x : -1;
         char *a = name_of(f, s, x, half, f->form->a), *b = name_of(f, s, x, half, f->form->b);
-        int bad = spread(f, a, h, true, one, e) || spread(f, b, h, false, one, e);
+        int bad = spread(f, s, a, h, true, one, e) || spread(f, s, b, h, false, one, e);
         mem_free(a);
         mem_free(b);
         if (bad) return -1;
