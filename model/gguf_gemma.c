@@ -109,6 +109,7 @@ static void add_sizes(GgufOut *g, const Model *m) {
 static void add_heads(GgufOut *g, const Model *m) {
     const LayerDims *full = first_of(m, false), *sliding = first_of(m, true);
     if (!sliding) sliding = full;
+    if (!full) full = sliding;
     add_u32(g, m, "attention.key_length", full->head_dim);
     add_u32(g, m, "attention.value_length", full->head_dim);
     add_u32(g, m, "attention.key_length_swa", sliding->head_dim);

@@ -145,20 +145,33 @@ static void test_merged_is_pefts(void **state) {
     }
 }
 
-/* Norms around 1, and a scale that llama.cpp can run. */
-static void test_gemma3(void **state) {
-    (void)state;
+/* Norms around 1, and a scale that llama.cpp can run; layer types: NULL as the golden model's, else
+ * this one everywhere. */
+static void check_gemma3(const char *type) {
     const char *model = copied("gemma3", "gemma3"), *config = beside(model, "config.json");
     json_t *c;
     ok(json_read_file(&c, config, &err));
     json_object_set(c, "query_pre_attn_scalar", json_object_get(c, "head_dim"));
+    json_t *types = json_array();
+    json_int_t n = json_integer_value(json_object_get(c, "num_hidden_layers"));
+    for (json_int_t i = 0; i < n && type; i++) json_array_append_new(types, json_string(type));
+    if (type) json_object_set(c, "layer_types", types);
     char *text = json_dumps(c, JSON_INDENT(1));
     ok(files_write_whole(config, text, strlen(text), &err));
     Settings hf = settings("base_model", model, NULL), as_gguf = hf;
     as_gguf.word[1] = written("gemma3", model, NULL, "f32", "gemma3.gguf");
-    near_logits(logits_from("gemma3", &as_gguf), logits_from("gemma3", &hf), 1e-5, "gemma3");
+    near_logits(logits_from("gemma3", &as_gguf), logits_from("gemma3", &hf), 1e-5,
+                type ? type : "gemma3");
     mem_free(text);
+    json_decref(types);
     json_decref(c);
+}
+
+static void test_gemma3(void **state) {
+    (void)state;
+    check_gemma3(NULL);
+    check_gemma3("sliding_attention");
+    check_gemma3("full_attention");
 }
 
 /* ---- adapters ---- */
