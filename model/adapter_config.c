@@ -169,6 +169,21 @@ int adapter_write_json(const char *dir, const char *name, json_t *value, Err *e)
 
 /* ---- in ---- */
 
+/* Switches of PEFT's that make another product of A and B, or of the base: on if neither null nor
+ * false. */
+static int check_switches(const PeftConfig *c, Err *e) {
+    static const char *const keys[] = {
+        "alora_invocation_tokens", "layer_replication", "use_qalora", "use_bdlora", "kasa_config",
+        "monteclora_config",       "arrow_config"};
+    for (size_t i = 0; i < COUNT_OF(keys); i++) {
+        const json_t *v = json_object_get(c->json, keys[i]);
+        if (!v || json_is_null(v) || json_is_false(v)) continue;
+        return err_set(e, "%s: %s: adapters with it cannot be read by this version; plain LoRA can",
+                       c->file, keys[i]);
+    }
+    return 0;
+}
+
 static int check_supported(const PeftConfig *c, Err *e) {
     const char *type = "", *bias = "none", *init = "";
     bool dora = false, fan = false;
@@ -200,6 +215,7 @@ static int check_supported(const PeftConfig *c, Err *e) {
 int peft_config_read(PeftConfig *c, Adapter *a, const AdapterDir *d, Err *e) {
     *c = (PeftConfig){.json = d->config, .file = d->config_file};
     TRY(check_supported(c, e));
+    TRY(check_switches(c, e));
     int64_t rank = 8;
     double alpha = 8;
     const char *base = NULL;

@@ -1,5 +1,6 @@
-/* test_adapter_config.c - what adapter_config.json may say in PEFT's words: numbers by patterns.
- * golden/README.md tells where the adapter comes from. */
+/* test_adapter_config.c - what adapter_config.json may say in PEFT's words: numbers by patterns, and
+ * switches that make another product of A and B. golden/README.md tells where the adapter comes
+ * from. */
 #include "trial.h"
 
 #define GOLDEN "tests/golden/adapters"
@@ -57,9 +58,26 @@ static void test_patterns_are_expressions(void **state) {
     refused(with_alpha("broken", "q_proj("), "regular expression");
 }
 
+/* What PEFT would add otherwise than as A times B is refused by the key's name. */
+static void test_other_products_are_refused(void **state) {
+    (void)state;
+    static const struct {
+        const char *key, *value;
+    } cases[] = {{"alora_invocation_tokens", "[5, 6]"},
+                 {"layer_replication", "[[0, 2], [1, 3]]"},
+                 {"use_qalora", "true"},
+                 {"use_dora", "true"},
+                 {"arrow_config", "{\"top_k\": 3}"}};
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        json_t *value = json_loads(cases[i].value, JSON_DECODE_ANY, NULL);
+        refused(with_key("other", cases[i].key, value), cases[i].key);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_patterns_are_expressions),
+        cmocka_unit_test(test_other_products_are_refused),
     };
     return cmocka_run_group_tests(tests, trial_set_up, trial_tear_down);
 }
