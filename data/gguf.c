@@ -436,6 +436,14 @@ int gguf_get_text(const Gguf *g, const char *key, const char **out, size_t *n, E
     return 0;
 }
 
+GgufWord gguf_word(const char *text, size_t n) {
+    GgufWord word;
+    size_t room = sizeof word.text - 1, k = n < room ? n : room;
+    for (size_t i = 0; i < k; i++) word.text[i] = text[i] >= ' ' && text[i] <= '~' ? text[i] : '?';
+    word.text[k] = 0;
+    return word;
+}
+
 int gguf_get_array(const Gguf *g, const char *key, GgufKind kind, const GgufValue **out, Err *e) {
     static const char *const what[] = {"a list of whole numbers", "a list of numbers",
                                        "a list of texts"};

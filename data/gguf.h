@@ -71,6 +71,11 @@ int gguf_get_int(const Gguf *g, const char *key, int64_t low, int64_t high, int6
 int gguf_get_real(const Gguf *g, const char *key, double *out, Err *e);
 int gguf_get_bool(const Gguf *g, const char *key, bool *out, Err *e);
 int gguf_get_text(const Gguf *g, const char *key, const char **out, size_t *n, Err *e);
+/* The beginning of a text as a sentence may quote it: what is not plain ASCII is "?". */
+typedef struct GgufWord {
+    char text[72];
+} GgufWord;
+GgufWord gguf_word(const char *text, size_t n);
 /* An array whose elements are whole numbers or bools (int), numbers (real), or texts. */
 typedef enum GgufKind { GGUF_INTS, GGUF_REALS, GGUF_TEXTS } GgufKind;
 int gguf_get_array(const Gguf *g, const char *key, GgufKind kind, const GgufValue **out, Err *e);

@@ -93,9 +93,9 @@ static int gpt2_parts(const GgufVocab *v, const Gguf *g, Parts *p, Err *e) {
     }
     if (!p->merges)
         err_set(e,
-                "%s: tokenizer.ggml.pre is \"%.*s\", which says how text is cut into words; %s are "
+                "%s: tokenizer.ggml.pre is \"%s\", which says how text is cut into words; %s are "
                 "known",
-                g->file, n < 64 ? (int)n : 64, pre, known.p);
+                g->file, gguf_word(pre, n).text, known.p);
     buf_free(&known);
     return p->merges ? 0 : -1;
 }
@@ -279,8 +279,8 @@ static int find_parts(const GgufVocab *v, const Gguf *g, Parts *p, Err *e) {
     for (size_t i = 0; i < COUNT_OF(models); i++)
         if (strlen(models[i].model) == n && !memcmp(model, models[i].model, n))
             return models[i].parts(v, g, p, e);
-    return err_set(e, "%s: tokenizer.ggml.model is \"%.*s\"; gemma4, llama and gpt2 are known",
-                   g->file, n < 64 ? (int)n : 64, model);
+    return err_set(e, "%s: tokenizer.ggml.model is \"%s\"; gemma4, llama and gpt2 are known",
+                   g->file, gguf_word(model, n).text);
 }
 
 static int write_file(const GgufVocab *v, const Gguf *g, Buf *out, Err *e) {

@@ -352,9 +352,9 @@ static int check_architecture(const LoraFile *x, Err *e) {
     TRY(gguf_get_text(x->base, "general.architecture", &is, &n, e));
     if (n == strlen(want) && !memcmp(is, want, n)) return 0;
     return err_set(e,
-                   "%s is a file of the architecture \"%.*s\", the adapter's model is of %s; "
+                   "%s is a file of the architecture \"%s\", the adapter's model is of %s; "
                    "name the GGUF file of that model in base_gguf",
-                   x->base->file, n < 64 ? (int)n : 64, is, want);
+                   x->base->file, gguf_word(is, n).text, want);
 }
 
 static int write_lora(const char *path, AdapterOut *how, Model *m, const ParamSet *ps,
@@ -385,13 +385,8 @@ static int key_must_be(const Gguf *g, const char *key, const char *want, Err *e)
     size_t n = 0;
     TRY(gguf_get_text(g, key, &is, &n, e));
     if (n == strlen(want) && !memcmp(is, want, n)) return 0;
-    Buf quoted = {0};
-    for (size_t i = 0; i < n && i < 64; i++)
-        buf_add(&quoted, is[i] > ' ' && is[i] <= '~' ? &is[i] : "?", 1);
-    err_set(e, "%s: %s is \"%s\", and has to be \"%s\" in an adapter of this model", g->file, key,
-            quoted.p ? quoted.p : "", want);
-    buf_free(&quoted);
-    return -1;
+    return err_set(e, "%s: %s is \"%s\", and has to be \"%s\" in an adapter of this model", g->file,
+                   key, gguf_word(is, n).text, want);
 }
 
 static int read_keys(Adapter *a, const Model *m, const Gguf *g, Err *e) {

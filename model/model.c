@@ -324,8 +324,8 @@ static int config_of_gguf(Model *m, const Gguf *g, Err *e) {
         TRY(families[i]->config_from_gguf(m->config, g, e));
         return read_config(m, g->file, e);
     }
-    return err_set(e, "%s: general.architecture \"%.*s\" is none that this version reads from GGUF",
-                   g->file, n < 64 ? (int)n : 64, arch);
+    return err_set(e, "%s: general.architecture \"%s\" is none that this version reads from GGUF",
+                   g->file, gguf_word(arch, n).text);
 }
 
 static int open_gguf_config(Model *m, const char *path, Err *e) {

@@ -356,6 +356,7 @@ static void test_bad_tokenizers(void **state) {
         {"gemma4", "tokenizer.ggml.merges", "tokenizer.ggml.mergeX", "no tokenizer.ggml.merges"},
         {"llama", "tokenizer.ggml.scores", "tokenizer.ggml.scoreX", "no tokenizer.ggml.scores"},
         {"qwen2", "qwen2", "qwenX", "tokenizer.ggml.pre is \"qwenX\""},
+        {"qwen2", "qwen2", "qwe\n\x1b", "tokenizer.ggml.pre is \"qwe\?\?\""},
         {"qwen2", "tokenizer.ggml.pre", "tokenizer.ggml.prX", "tokenizer.ggml.pre is \"default\""},
         {"gemma4", "tokenizer.ggml.tokens", "tokenizer.ggml.tokenX", "holds no tokenizer.json"},
         {"gemma4", "<tool>", "<too\xff>", "not valid UTF-8"},
