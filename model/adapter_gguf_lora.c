@@ -505,6 +505,11 @@ static int plan_site(Plan *plan, const Adapter *a, const Model *m, Weights *w, i
     if (s->layer < 0 || !s->linear || !s->row->gguf) return 0;
     int n = pairs_of(m, s, w, p), bad = 0;
     bool as_values = n == 2 && p[1].half == PART_ALL;
+    if (n == 1 && s->linear == &m->layer[s->layer].k && text_ends_with(p[0].name, VALUES))
+        bad = err_set(e,
+                      "%s%s adapts values alone, which are keys in this layer of the model: give "
+                      "the GGUF file that the adapter was made for as base_model",
+                      p[0].name, A_END);
     if (as_values && !(same_values(w, &p[0], &p[1], A_END) && same_values(w, &p[0], &p[1], B_END)))
         bad = err_set(e,
                       "%s%s and %s%s differ, and values are keys in this layer of the model: give "

@@ -259,7 +259,11 @@ static void test_values_that_are_keys(void **state) {
     assert_true(y.n > 0);
     mem_free(y.p);
     named(&c, "blk.1.attn_v.weight.lora_b")->data = one_off;
-    refuse(close_copy(&c, "values.gguf"), "blk.1.attn_v.weight", "differ");
+    ok(gguf_write(in("values.gguf"), &c.out, &err));
+    refuse(in("values.gguf"), "blk.1.attn_v.weight", "differ");
+    drop(&c, "blk.1.attn_k.weight.lora_a");
+    drop(&c, "blk.1.attn_k.weight.lora_b");
+    refuse(close_copy(&c, "alone.gguf"), "blk.1.attn_v.weight", "values alone");
 }
 
 int main(void) {
