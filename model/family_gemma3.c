@@ -162,10 +162,10 @@ static int gguf_scalar(json_t *config, int n_layers, Err *e) {
 
 /* Scaling means the full layers alone. */
 static int gguf_rope(json_t *config, const Gguf *g, Err *e) {
-    double full = 1e6, sliding = 1e4, factor = 1;
+    double full = 1e6, sliding = 1e4, factor;
     TRY(gguf_config_real(g, "rope.freq_base", &full, e));
     TRY(gguf_config_real(g, "rope.freq_base_swa", &sliding, e));
-    TRY(gguf_config_real(g, "rope.scaling.factor", &factor, e));
+    TRY(gguf_config_rope_factor(g, &factor, e));
     json_t *rope =
         json_pack("{s:{s:s, s:f, s:f}, s:{s:s, s:f}}", "full_attention", "rope_type",
                   factor == 1 ? "default" : "linear", "rope_theta", full, "factor", factor,

@@ -289,13 +289,15 @@ static int gguf_turning_part(const Gguf *g, double *part, Err *e) {
 }
 
 static int gguf_rope(json_t *config, const Gguf *g, Err *e) {
-    double full = 1e6, sliding = 1e4, part;
+    double full = 1e6, sliding = 1e4, part, factor;
     TRY(gguf_config_real(g, "rope.freq_base", &full, e));
     TRY(gguf_config_real(g, "rope.freq_base_swa", &sliding, e));
+    TRY(gguf_config_rope_factor(g, &factor, e));
     TRY(gguf_turning_part(g, &part, e));
-    json_t *rope = json_pack("{s:{s:s, s:f, s:f}, s:{s:s, s:f}}", "full_attention", "rope_type",
-                             "proportional", "rope_theta", full, "partial_rotary_factor", part,
-                             "sliding_attention", "rope_type", "default", "rope_theta", sliding);
+    json_t *rope =
+        json_pack("{s:{s:s, s:f, s:f, s:f}, s:{s:s, s:f}}", "full_attention", "rope_type",
+                  "proportional", "rope_theta", full, "partial_rotary_factor", part, "factor",
+                  factor, "sliding_attention", "rope_type", "default", "rope_theta", sliding);
     if (!rope) return err_set(e, "%s: gemma4.rope.freq_base is no number", g->file);
     return json_object_set_new(config, "rope_parameters", rope);
 }

@@ -55,6 +55,20 @@ int gguf_config_real(const Gguf *g, const char *key, double *out, Err *e) {
     return gguf_get_real(g, full_key(g, key).text, out, e);
 }
 
+int gguf_config_rope_factor(const Gguf *g, double *factor, Err *e) {
+    static const char linear[] = "linear", none[] = "none";
+    Key key = full_key(g, "rope.scaling.type");
+    const char *type = linear;
+    size_t n = strlen(linear);
+    *factor = 1;
+    TRY(gguf_get_text(g, key.text, &type, &n, e));
+    if (n == strlen(none) && !memcmp(type, none, n)) return 0;
+    TRY(gguf_config_real(g, "rope.scaling.factor", factor, e));
+    if (*factor == 1 || (n == strlen(linear) && !memcmp(type, linear, n))) return 0;
+    return err_set(e, "%s: %s is \"%s\"; none and linear can be read", g->file, key.text,
+                   gguf_word(type, n).text);
+}
+
 int gguf_config_layers(json_t *config, const Gguf *g, int *n_layers, Err *e) {
     Key key = full_key(g, "block_count");
     int64_t n = 0;

@@ -39,4 +39,7 @@ int gguf_config_layer_types(json_t *config, const Gguf *g, int n_layers, int eve
 int gguf_config_common(json_t *config, const Gguf *g, Err *e);
 
 int gguf_config_real(const Gguf *g, const char *key, double *out, Err *e); /* as gguf_get_real */
+
+/* By what positions are divided in full layers; 1: by nothing. Other ways to scale are an error. */
+int gguf_config_rope_factor(const Gguf *g, double *factor, Err *e);
 #endif

@@ -4,7 +4,7 @@
  * test_gguf_blocks.c.)
  */
 #include "data/chat.h"
-#include "data/gguf.h"
+#include "data/gguf_writer.h"
 #include "data/json.h"
 #include "data/side_files.h"
 #include "data/tokenizer.h"
@@ -400,6 +400,62 @@ static void test_bad_models(void **state) {
     }
 }
 
+/* A golden file with scaled rotary positions. */
+static const char *with_scaling(const char *file, const char *architecture, const char *type,
+                                float factor) {
+    Gguf *g;
+    GgufOut out = {0};
+    char key[64];
+    ok(gguf_open(&g, file, &err));
+    for (int i = 0; i < g->n_entries; i++) {
+        const GgufEntry *t = &g->entry[i];
+        GgufOutEntry x = {.dtype = t->dtype, .n_dim = t->n_dim, .data = gguf_entry_data(g, t)};
+        memcpy(x.dim, t->dim, sizeof x.dim);
+        snprintf(x.name, sizeof x.name, "%s", t->name);
+        gguf_add_entry(&out, &x);
+    }
+    for (int i = 0; i < g->n_values; i++)
+        if (!strstr(g->value[i].key, "rope.scaling")) gguf_add_copy(&out, &g->value[i]);
+    snprintf(key, sizeof key, "%s.rope.scaling.type", architecture);
+    if (type) gguf_add_text(&out, key, type, strlen(type));
+    snprintf(key, sizeof key, "%s.rope.scaling.factor", architecture);
+    gguf_add_f32(&out, key, factor);
+    ok(gguf_write(in("scaled.gguf"), &out, &err));
+    gguf_file_free(&out);
+    gguf_close(g);
+    return in("scaled.gguf");
+}
+
+/* Positions that llama.cpp would divide are divided here too, or the file is refused. */
+static void test_scaled_positions(void **state) {
+    (void)state;
+    static const struct {
+        const char *file, *architecture, *type, *says; /* says NULL: it is read */
+        float factor, becomes;
+    } cases[] = {
+        {GEMMA3, "gemma3", "linear", NULL, 8, 8},    {GEMMA3, "gemma3", NULL, NULL, 8, 8},
+        {GEMMA3, "gemma3", "none", NULL, 8, 1},      {GEMMA3, "gemma3", "yarn", "\"yarn\"", 8, 1},
+        {GEMMA3, "gemma3", "yarn", NULL, 1, 1},      {MOE, "gemma4", "linear", NULL, 1, 1},
+        {MOE, "gemma4", "linear", "factor 8", 8, 1}, {MOE, "gemma4", "li\near", "\"li?ear\"", 8, 1},
+    };
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        Model *m;
+        const char *path =
+            with_scaling(cases[i].file, cases[i].architecture, cases[i].type, cases[i].factor);
+        int bad = model_open(&m, path, &err);
+        if (cases[i].says) {
+            refused(bad, cases[i].says);
+            continue;
+        }
+        ok(bad);
+        for (int k = 0; k < m->dims.n_layers; k++) {
+            const LayerDims *d = &m->layer[k].d;
+            assert_true(d->rope.factor == (d->window ? 1 : cases[i].becomes));
+        }
+        model_close(m);
+    }
+}
+
 /* What the metadata become is a config.json: a model opened by it is the same. */
 static void test_config(void **state) {
     (void)state;
@@ -427,9 +483,9 @@ static void test_config(void **state) {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 int main(void) {
     const struct CMUnitTest tests[] = {
-        TEST(test_values),     TEST(test_tensors),    TEST(test_hostile),
-        TEST(test_tokenizers), TEST(test_side_files), TEST(test_bad_tokenizers),
-        TEST(test_bad_models), TEST(test_config),
+        TEST(test_values),     TEST(test_tensors),          TEST(test_hostile),
+        TEST(test_tokenizers), TEST(test_side_files),       TEST(test_bad_tokenizers),
+        TEST(test_bad_models), TEST(test_scaled_positions), TEST(test_config),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
