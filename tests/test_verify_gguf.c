@@ -8,6 +8,7 @@
 
 #define MOE     "tests/golden/models/moe"
 #define BLOCKED "tests/golden/models/gguf-moe" /* all sizes are whole blocks */
+#define PLE     "tests/golden/models/gguf-ple" /* float32 */
 
 /* What is exported, and how. */
 typedef struct Export {
@@ -350,11 +351,23 @@ static void test_texts_are_compared(void **state) {
     must_name(&plain, close_export(&o), "another piece", "tokenizer");
 }
 
+/* A directory out of a GGUF file whose weights are plain: its config.json is none of the file's. */
+static void test_merged_out_of_gguf(void **state) {
+    (void)state;
+    static const Export x = {"ple", PLE "/model.gguf", PLE "/adapter", "merged", NULL};
+    const char *dir = in("merged"), *config = beside(dir, "config.json");
+    ok(run_verb(verb_export, &x, x.adapter, dir));
+    ok(run_verb(verb_verify, &x, x.adapter, dir));
+    ok(files_write_whole(config, "{}", 2, &err));
+    assert_int_equal(run_verb(verb_verify, &x, x.adapter, dir), -1);
+    assert_non_null(strstr(err.text, "config.json"));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_whole_is_accepted),  cmocka_unit_test(test_damage_is_named),
         cmocka_unit_test(test_any_bit_is_named),   cmocka_unit_test(test_keys_are_named),
-        cmocka_unit_test(test_texts_are_compared),
+        cmocka_unit_test(test_texts_are_compared), cmocka_unit_test(test_merged_out_of_gguf),
     };
     return cmocka_run_group_tests(tests, trial_set_up, trial_tear_down);
 }

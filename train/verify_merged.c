@@ -102,7 +102,7 @@ static int compare_tensors(Verify *v, Weights *w, const char *path, Err *e) {
 /* config.json says less where codes became plain weights. */
 static int compare_side_files(const Verify *v, const char *path, Err *e) {
     SideFiles files;
-    int bad = side_files_gather(&files, v->run.model->dir, e);
+    int bad = model_side_files(v->run.model, v->run.model->dir, &files, e);
     bool codes = session_base_is_packed(&v->run);
     for (int i = codes; i < files.n && !bad; i++) {
         Buf text = {0};
