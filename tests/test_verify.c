@@ -314,6 +314,33 @@ static void test_base_file(void **state) {
     config_free(&cfg);
 }
 
+/* ---- what a shape may say ---- */
+
+/* A type that is none of ours has no size to hold a shape against. */
+static void test_hostile_shapes(void **state) {
+    (void)state;
+    static const char *const shapes[] = {"[1099511627776, 20]", "[4611686018427387904, 8]",
+                                         "[9223372036854775807, 9223372036854775807, 3]"};
+    const char *dir = in("hostile");
+    ok(files_make_dirs(dir, &err));
+    ok(files_copy(MOE "/adapter/adapter_config.json", beside(dir, "adapter_config.json"), &err));
+    for (size_t i = 0; i < COUNT_OF(shapes); i++) {
+        Buf b = {0}, header = {0};
+        buf_printf(&header,
+                   "{\"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight\": "
+                   "{\"dtype\": \"XYZ\", \"shape\": %s, \"data_offsets\": [0, 0]}}",
+                   shapes[i]);
+        uint64_t n = header.n;
+        buf_add(&b, (const char *)&n, sizeof n);
+        buf_add(&b, header.p, header.n);
+        ok(files_write_whole(beside(dir, "adapter_model.safetensors"), b.p, b.n, &err));
+        assert_int_equal(run_verb(verb_verify, "peft", dir), -1);
+        assert_non_null(strstr(err.text, "q_proj.lora_A.weight is stored as XYZ"));
+        buf_free(&b);
+        buf_free(&header);
+    }
+}
+
 /* ---- one expert ---- */
 
 static void run_settings(VerbFn verb, Settings s) {
@@ -359,6 +386,7 @@ int main(void) {
         cmocka_unit_test(test_whole_is_accepted), cmocka_unit_test(test_damage_is_named),
         cmocka_unit_test(test_scale_is_named),    cmocka_unit_test(test_any_byte_is_named),
         cmocka_unit_test(test_base_file),         cmocka_unit_test(test_one_expert),
+        cmocka_unit_test(test_hostile_shapes),
     };
     return cmocka_run_group_tests(tests, trial_set_up, trial_tear_down);
 }

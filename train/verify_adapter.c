@@ -154,15 +154,21 @@ static double scale_in_file(const File *f, const Site *s) {
 
 /* ---- what a file has of one site ---- */
 
+/* How many values a tensor has, by its bytes: of a type that is none of ours a shape says nothing.
+ */
+static int64_t values_in(const WeightView *v) {
+    return dtype_is_float(v->dtype) ? v->bytes / dtype_info[v->dtype].block_bytes : 0;
+}
+
 /* All values of a tensor that must be there with so many in two dimensions or three. */
 static int take(const File *f, const char *name, int64_t n, float **out, Err *e) {
     WeightView *v = weights_find(f->w, name);
     if (!v) return err_set(e, "tensor %s is missing", name);
-    int64_t has = 1;
-    for (int i = 0; i < v->n_dim; i++) has *= v->dim[i];
-    if (has != n || !dtype_is_float(v->dtype))
-        return err_set(e, "tensor %s has %ld values of type %s, expected %ld", name, (long)has,
-                       v->stored, (long)n);
+    if (!dtype_is_float(v->dtype))
+        return err_set(e, "tensor %s is stored as %s, expected F32, F16 or BF16", name, v->stored);
+    if (values_in(v) != n)
+        return err_set(e, "tensor %s has %ld values, expected %ld", name, (long)values_in(v),
+                       (long)n);
     v->read = true;
     *out = mem_alloc(sizeof **out * (size_t)n);
     dtype_info[v->dtype].to_f32(v->data, *out, n);
@@ -174,12 +180,12 @@ static int take(const File *f, const char *name, int64_t n, float **out, Err *e)
 static int64_t rank_in_file(const File *f, const Site *s, int half) {
     const Learn *l = &f->v->run.plan.learn[s - f->v->run.model->site];
     if (site_is_stack(s) && !f->form->halves && !l->rank) return 0;
-    int64_t E = site_is_stack(s) && !f->form->per_expert ? s->base->dim[0] : 1, n = 1;
+    int64_t E = site_is_stack(s) && !f->form->per_expert ? s->base->dim[0] : 1;
     char *name = name_of(f, s, 0, half, f->form->a);
     const WeightView *v = weights_find(f->w, name);
     mem_free(name);
-    for (int i = 0; v && i < v->n_dim; i++) n *= v->dim[i];
-    return v ? n / (E * tensor_cols(s->base)) : 0;
+    if (v && !values_in(v)) return 1; /* whatever: take says what it is */
+    return v ? values_in(v) / (E * tensor_cols(s->base)) : 0;
 }
 
 /* One tensor into (E, R, side) or (E, side, R). */
