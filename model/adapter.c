@@ -40,10 +40,10 @@ static int plan_pattern(Plan *plan, const Adapter *a, const Model *m, const char
     return hits;
 }
 
-/* Which bit of the spec a router tensor answers to. */
-static unsigned router_bits(const Site *s) {
+unsigned adapter_router_bits(const Site *s) {
+    if (s->row->kind != KIND_ROUTER) return 0;
     if (s->linear) return ROUTER_LORA | ROUTER_FULL;
-    return site_matches(s, "router.scale") ? ROUTER_SCALE : ROUTER_EXPERT_SCALE;
+    return s->row->at == offsetof(Layer, router_scale) ? ROUTER_SCALE : ROUTER_EXPERT_SCALE;
 }
 
 static void plan_router(Plan *plan, const Adapter *a, const Model *m, const AdapterSpec *spec) {
@@ -52,7 +52,7 @@ static void plan_router(Plan *plan, const Adapter *a, const Model *m, const Adap
         const Site *s = &m->site[i];
         Learn *l = &plan->learn[i];
         if (s->row->kind != KIND_ROUTER || !layer_wanted(spec->router_layers, s->layer)) continue;
-        unsigned bits = router_bits(s) & spec->router;
+        unsigned bits = adapter_router_bits(s) & spec->router;
         l->full = bits & ~(unsigned)ROUTER_LORA;
         l->saved = whole_module;
         if (!(bits & ROUTER_LORA)) continue;

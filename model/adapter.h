@@ -8,6 +8,8 @@
 #include "params.h"
 
 enum { ROUTER_LORA = 1, ROUTER_FULL = 2, ROUTER_SCALE = 4, ROUTER_EXPERT_SCALE = 8 };
+/* Which of these a router's tensor answers to, whatever its family calls it; 0: it is no router's. */
+unsigned adapter_router_bits(const Site *s);
 
 /* What the user asked to adapt. Layer lists are n_layers long, NULL: every layer. */
 typedef struct AdapterSpec {

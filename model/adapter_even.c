@@ -36,8 +36,7 @@ static void even_free(Even *v) {
 static const Site *router_scale(const Model *m, int layer) {
     for (int i = 0; i < m->n_sites; i++) {
         const Site *s = &m->site[i];
-        if (s->layer == layer && s->row->kind == KIND_ROUTER && site_matches(s, "router.scale"))
-            return s;
+        if (s->layer == layer && adapter_router_bits(s) == ROUTER_SCALE) return s;
     }
     return NULL;
 }
@@ -104,7 +103,7 @@ static int take_site(Even *v, const Plan *plan, int i, Err *e) {
     if (s->row->kind == KIND_ROUTER && s->linear) return take_router(v, plan, i, e);
     if (l->rank) v->site[i].how = AS_LEARNED;
     if (!l->full && !l->saved) return 0;
-    if (s->row->kind == KIND_ROUTER && site_matches(s, "router.scale")) return 0; /* see above */
+    if (adapter_router_bits(s) == ROUTER_SCALE) return 0; /* see above */
     return changed(s) ? refuse(v, s, "learned whole", e) : 0;
 }
 

@@ -31,7 +31,9 @@ int64_t form_rank(Weights *w, const char *name, int dim, int64_t preset) {
     return v->dim[dim];
 }
 
-int site_halves(const Site *s) { return text_ends_with(s->row->hf, ".gate_up_proj") ? 2 : 1; }
+int site_halves(const Site *s) {
+    return s->layer >= 0 && s->row->at == offsetof(Layer, experts_in) ? 2 : 1;
+}
 
 float adapter_alpha(const Adapter *a, int rank, float scale) {
     float alpha = scale * (a->rslora ? sqrtf((float)rank) : (float)rank);

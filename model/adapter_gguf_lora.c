@@ -238,26 +238,24 @@ static int add_linear(LoraFile *x, const Site *s, Err *e) {
 
 /* ---- routers ---- */
 
-static bool is_router_scale(const Site *s) {
-    return s->row->gguf && !strcmp(s->row->gguf, ROUTER_SCALE_NAME);
-}
+static bool is_router_scale(const Site *s) { return adapter_router_bits(s) == ROUTER_SCALE; }
 
-/* The router as it now is, on inputs that the base still scales its own way, minus the base's: w'
- * diag(scale' / scale) - w. The scale that learned is new to the base. */
+/* The router as it now is, on inputs that the base still scales its own way (if at all), minus the
+ * base's: w' diag(scale' / scale) - w. The scale that learned is new to the base. */
 static int add_whole_router(LoraFile *x, const Site *s, Err *e) {
     const Layer *l = &x->m->layer[s->layer];
     int64_t E = x->m->dims.n_experts, D = x->m->dims.width;
     GgufName proj = layer_name(s->layer, s->row->gguf),
              scale = layer_name(s->layer, ROUTER_SCALE_NAME);
     const GgufEntry *w = base_weight(x, proj.text, 2, (int64_t[]){E, D}, e),
-                    *u = w ? base_weight(x, scale.text, 1, &D, e) : NULL;
-    if (!u) return -1;
+                    *u = w && l->router_scale ? base_weight(x, scale.text, 1, &D, e) : NULL;
+    if (!w || (l->router_scale && !u)) return -1;
     float *delta = mem_alloc(sizeof *delta * (size_t)(E * D)), *was = base_values(x, w),
-          *by = base_values(x, u);
+          *by = u ? base_values(x, u) : NULL;
     site_values(s, 0, E * D, delta);
     int bad = 0;
     for (int64_t i = 0; i < E * D && !bad; i++) {
-        double now = (double)f32(l->router_scale)[i % D], then = (double)by[i % D];
+        double now = u ? (double)f32(l->router_scale)[i % D] : 1, then = u ? (double)by[i % D] : 1;
         if (then == 0 && now != 0) bad = -1;
         delta[i] = (float)((double)delta[i] * (then == 0 ? 0 : now / then) - (double)was[i]);
     }

@@ -151,12 +151,7 @@ static Spoken spoken_of(const Config *cfg, const Site *s) {
 
 /* How a site learns, as ROUTER_ bits; linears that are no routers have lora at most. */
 static unsigned bits_said(const TextList *names, const Site *s) {
-    if (s->row->kind == KIND_ROUTER) {
-        unsigned mine = s->linear                         ? ROUTER_LORA | ROUTER_FULL
-                        : site_matches(s, "router.scale") ? ROUTER_SCALE
-                                                          : ROUTER_EXPERT_SCALE;
-        return router_bits_of(names) & mine;
-    }
+    if (s->row->kind == KIND_ROUTER) return router_bits_of(names) & adapter_router_bits(s);
     for (int i = 0; i < names->n; i++) {
         bool all = !strcmp(names->p[i], "all-linear");
         if (!all && site_matches(s, names->p[i])) return ROUTER_LORA;
@@ -173,7 +168,7 @@ static unsigned bits_learnt(const Session *s, int site) {
     if (x->row->kind != KIND_ROUTER || l->rank) return l->rank ? ROUTER_LORA : 0;
     if (!l->full) return 0;
     if (x->linear) return s->adapter.router_summed ? ROUTER_LORA : ROUTER_FULL;
-    return site_matches(x, "router.scale") ? ROUTER_SCALE : ROUTER_EXPERT_SCALE;
+    return adapter_router_bits(x);
 }
 
 /* What the keys ask of a site against what the adapter does. A key that is not given asks for what
