@@ -1,6 +1,7 @@
 /* verify.h - what was written, read again and held against the run it came from. The readers here
  * share nothing with the writers but the name table of the model: where things stand in a file is
- * worked out anew. */
+ * worked out anew. (What was merged, and a gguf-lora, are then also loaded as any user would: by the
+ * program's own loader, after every tensor was compared.) */
 #ifndef VERIFY_H
 #define VERIFY_H
 #include "session.h"
