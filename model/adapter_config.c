@@ -98,6 +98,9 @@ static json_t *number(float x) {
     return x == floorf(x) ? json_integer((json_int_t)x) : json_real((double)x);
 }
 
+/* What PEFT takes for target_modules where nothing but modules_to_save learned. */
+static const char NO_MODULES[] = "dummy-target-modules";
+
 /* target_modules and target_parameters. Experts that are written one by one are modules. */
 static void target_lists(json_t **modules, json_t **parameters, const Model *m, const Plan *plan,
                          bool per_expert) {
@@ -109,6 +112,7 @@ static void target_lists(json_t **modules, json_t **parameters, const Model *m, 
     for (size_t k = 0; k < COUNT_OF(words) && per_expert && n; k++)
         if (!json_list_has(*modules, words[k]))
             json_array_append_new(*modules, json_string(words[k]));
+    if (!n && !json_array_size(*modules)) json_decref(*modules), *modules = json_string(NO_MODULES);
     if (!n || per_expert) json_decref(*parameters), *parameters = json_null();
 }
 
@@ -280,34 +284,41 @@ bool peft_layer_named(const json_t *layers, int layer) {
     return false;
 }
 
-/* PEFT's keys are regular expressions, for a module's name or its end after a dot. 1, 0, -1. */
-static int matches_expression(const char *key, const char *name, const char *file, Err *e) {
+/* Whether a module's name as Transformers has it, after some beginning, is an expression's. 1, 0, -1.
+ */
+static int matches_expression(const char *beginning, const char *key, const Model *m, const Site *s,
+                              const char *file, Err *e) {
     Pattern pattern = {0};
     Matcher matcher = {0};
-    Buf whole = {0};
+    Buf whole = {0}, called = {0};
+    char *module = site_module(s);
     size_t from, to;
-    buf_printf(&whole, "^(?:.*\\.)?(?:%s)$", key);
+    buf_printf(&called, "%s%s", m->modules, module + strlen(m->prefix));
+    buf_printf(&whole, "^%s(?:%s)$", beginning, key);
     int hit = pattern_set_regex(&pattern, whole.p, whole.n, file, e);
     if (!hit) {
-        Matches walk = {.pattern = &pattern, .matcher = &matcher, .text = name, .n = strlen(name)};
+        Matches walk = {.pattern = &pattern, .matcher = &matcher, .text = called.p, .n = called.n};
         hit = matches_next(&walk, &from, &to, e);
     }
     matcher_free(&matcher);
     pattern_free(&pattern);
     buf_free(&whole);
+    buf_free(&called);
+    mem_free(module);
     return hit;
 }
 
-/* Most keys are plain names: a dot stands for itself there. */
+/* PEFT's keys are expressions for a name or its end after a dot. Most are plain names: a dot stands
+ * for itself there. */
 static int key_matches(const char *key, const Model *m, const Site *s, const char *file, Err *e) {
     if (!strpbrk(key, "\\^$*+?()[]{}|")) return site_matches(s, key);
-    char *module = site_module(s);
-    Buf name = {0}; /* as Transformers calls it */
-    buf_printf(&name, "%s%s", m->modules, module + strlen(m->prefix));
-    int hit = matches_expression(key, name.p, file, e);
-    buf_free(&name);
-    mem_free(module);
-    return hit;
+    return matches_expression("(?:.*\\.)?", key, m, s, file, e);
+}
+
+int peft_excludes(const PeftConfig *c, const Model *m, const Site *s, Err *e) {
+    const json_t *out = json_object_get(c->json, "exclude_modules");
+    if (!json_is_string(out)) return peft_list_names(out, s);
+    return matches_expression("", json_string_value(out), m, s, c->file, e);
 }
 
 /* The number of the first pattern that names a site; none: *out stays. */

@@ -26,6 +26,9 @@ bool json_list_has(const json_t *list, const char *word);
 bool peft_list_names(const json_t *list, const Site *s);
 bool peft_list_saves(const json_t *list, const Site *s);
 bool peft_layer_named(const json_t *layers, int layer);
+/* Whether exclude_modules, ends of names or one expression for whole ones, takes a module out of
+ * target_modules. 1, 0, -1 with a sentence. */
+int peft_excludes(const PeftConfig *c, const Model *m, const Site *s, Err *e);
 /* The rank and the alpha of a site that is adapted: the first of rank_pattern and alpha_pattern that
  * names it, else those of all. */
 int peft_site_numbers(const PeftConfig *c, const Adapter *a, const Model *m, const Site *s,

@@ -194,6 +194,8 @@ static int plan_site(Plan *plan, const Adapter *a, const Model *m, const PeftCon
         mem_free(name);
     }
     if (!in) return 0;
+    int out = site_is_parameter(s) ? 0 : peft_excludes(c, m, s, e);
+    if (out) return out < 0 ? -1 : 0;
     float alpha;
     TRY(peft_site_numbers(c, a, m, s, &l->rank, &alpha, e));
     l->scale = adapter_scale(a, l->rank, alpha);

@@ -74,10 +74,32 @@ static void test_other_products_are_refused(void **state) {
     }
 }
 
+/* Ends of names, or one expression for whole names; what is excluded has no tensors in a file. */
+static void test_exclude_modules(void **state) {
+    (void)state;
+    static const struct {
+        const char *value;
+        bool excludes;
+    } cases[] = {{"[\"layers.0.self_attn.q_proj\"]", true},
+                 {"\".*layers\\\\.0\\\\.self_attn\\\\.q_proj\"", true},
+                 {"[\"elf_attn.q_proj\", \"q_pro\"]", false},
+                 {"\"self_attn\\\\.q_proj|.*vision.*\"", false}};
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        json_t *value = json_loads(cases[i].value, JSON_DECODE_ANY, NULL);
+        assert_non_null(value);
+        const char *adapter = with_key("exclude", "exclude_modules", value);
+        if (cases[i].excludes)
+            refused(adapter, "layers.0.self_attn.q_proj.lora_A");
+        else
+            same_logits(logits_with(GOLDEN "/peft"), logits_with(adapter), true);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_patterns_are_expressions),
         cmocka_unit_test(test_other_products_are_refused),
+        cmocka_unit_test(test_exclude_modules),
     };
     return cmocka_run_group_tests(tests, trial_set_up, trial_tear_down);
 }

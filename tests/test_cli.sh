@@ -704,6 +704,10 @@ case='what a form cannot carry'
 works $(with train --router.train per_expert_scale --max_steps 1 --learning_rate 0.1 --output_dir "$tmp/scales")
 refuses 1 'per_expert_scale learned whole.*mlx cannot carry.*peft and merged can' export $on --lora_model_dir "$tmp/scales" --format mlx --output "$tmp/e"
 absent "$tmp/e"
+case='routers alone: PEFT has a word of its own for no modules'
+works $(with train --lora_target_modules= --lora_target_parameters= --router.train full --max_steps 1 --learning_rate 0.1 --output_dir "$tmp/routers")
+grep -q '"target_modules": "dummy-target-modules"' "$tmp/routers/adapter_config.json" || wrong "PEFT will not load it"
+works verify $on --lora_model_dir "$tmp/routers" --format peft --output "$tmp/routers"
 case='verify'
 for format in peft peft-per-expert mlx merged; do
     works verify $on --lora_model_dir "$tmp/trained" --format $format --output "$tmp/$format" --json
@@ -805,7 +809,7 @@ quantised=$loss
 loss_of "$model"
 [ "$loss" != "$quantised" ] || wrong "quantising costs nothing"
 case='verify a base'
-works verify --base_model "$model" --output "$tmp/q.h5"
+works verify --output "$tmp/q.h5"
 case='quantize by other threads'
 OMP_NUM_THREADS=1 works quantize --base_model "$model" --base_quantization tq4 --output "$tmp/q1.h5"
 cmp -s "$tmp/q.h5" "$tmp/q1.h5" || wrong "another file"
