@@ -169,6 +169,8 @@ static int refuse(const Config *cfg, Err *e) {
                 "verify: --format %s cannot be verified by this version; it can verify %s and a "
                 "base.h5",
                 cfg->format, known.p);
+    else if (!cfg->base_model)
+        err_set(e, "verify: name the model of the run with --base_model");
     else
         err_set(e, "verify: name the adapter that was exported with --lora_model_dir");
     buf_free(&known);
@@ -188,7 +190,7 @@ int verb_verify(const Config *cfg, json_t *result, Err *e) {
     Verify v = {.cfg = cfg};
     if (base_file_claims(cfg->output)) return verify_base(cfg, result, e);
     const VerifyFormat *f = format_named(cfg->format);
-    if (!f || (f->is_adapter && !cfg->lora_model_dir)) return refuse(cfg, e);
+    if (!f || !cfg->base_model || (f->is_adapter && !cfg->lora_model_dir)) return refuse(cfg, e);
     verify_rounds_to(&v, DT_f32);
     int bad = open_run(&v, f, e);
     if (bad) return bad;

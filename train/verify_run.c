@@ -9,11 +9,12 @@
 enum { ROWS = 4, ROW_TOKENS = 48, MOST_TOKENS = 2048, LOGIT_ROWS = 64 };
 
 /* How far two float32 runs may lie apart beside what rounding moves, relative to the size of what is
- * compared: through all layers, and of one product. Logits that are as far as those of strangers,
- * sqrt(2), are no rounding's; choices beyond that are anybody's (of 4 bits: the routers themselves
- * are float32, and held against the run as tensors). */
-static double far_off(const Verify *v) { return fmin(1e-3 + 32 * v->rounded, 1); }
-static bool tells_choices(const Verify *v) { return far_off(v) < 1; }
+ * compared: through all layers, and of one product. Layers make more of a rounding, how much more is
+ * the model's affair. Logits that are as far as those of strangers, sqrt(2), are no rounding's;
+ * choices of rounded weights are told, not judged (routers are float32, and held against the run as
+ * tensors). */
+static double far_off(const Verify *v) { return fmin(1e-3 + 128 * v->rounded, 1); }
+static bool tells_choices(const Verify *v) { return v->rounded < 1e-6; } /* as of float32 */
 static double near_by(const Verify *v) { return 1e-5 + 4 * v->rounded; }
 
 /* ---- rows ---- */
