@@ -92,8 +92,9 @@ static void tell_merged(const Config *cfg, const Session *s, const MergeReport *
     bool packed = session_base_is_packed(s);
     json_t *kinds = json_object();
     json_object_set_new(result, "merge_into", json_string(packed ? "dequantised" : "original"));
-    progress_say(NULL, "merged into the %s weights of %s", packed ? "dequantised" : "original",
-                 cfg->base_model);
+    if (s->has_adapter)
+        progress_say(NULL, "merged into the %s weights of %s", packed ? "dequantised" : "original",
+                     cfg->base_model);
     for (int k = 0; k < KIND_COUNT; k++) {
         const MergeCount *c = &r->of[k];
         if (!c->meant) continue;
