@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 #include "../autograd/weight.h"
+#include "../data/files.h"
 #include "../data/gguf.h"
 #include "adapter_form.h"
 #include "gguf_out.h"
@@ -365,6 +366,9 @@ static int write_lora(const char *path, AdapterOut *how, Model *m, const ParamSe
                        "export --format peft",
                        m->family->name);
     CHECK(how->beside, "config_check.c lets a gguf-lora beside nothing pass");
+    if (files_is_dir(how->beside))
+        return err_set(e, "base_gguf: %s is a directory; name the GGUF file of the adapter's model",
+                       how->beside);
     TRY(gguf_open(&x.base, how->beside, e));
     int bad = check_architecture(&x, e) || add_all(&x, plan, e);
     if (!bad) add_keys_of(&x, a, how->keep);

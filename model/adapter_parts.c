@@ -140,10 +140,14 @@ static int check_part(const Part *p, const Plan *plan, Weights *w, const char *d
         Buf has = {0}, want = {0};
         shape_text(&has, v->dim, v->n_dim);
         shape_text(&want, p->dim, p->n_dim);
-        err_set(e,
-                "%s: tensor %s has shape %s, this model and rank %d ask for %s; is it an adapter "
-                "of another model or rank?",
-                v->file, v->name, has.p, plan->learn[p->site].rank, want.p);
+        if (p->role == PARAM_WHOLE)
+            err_set(e, "%s: tensor %s has shape %s, this model asks for %s; is it another model's?",
+                    v->file, v->name, has.p, want.p);
+        else
+            err_set(e,
+                    "%s: tensor %s has shape %s, this model and rank %d ask for %s; is it an "
+                    "adapter of another model or rank?",
+                    v->file, v->name, has.p, plan->learn[p->site].rank, want.p);
         buf_free(&has);
         buf_free(&want);
         return -1;
@@ -161,7 +165,8 @@ int parts_check(const PartList *list, const Plan *plan, Weights *w, const char *
         if (!v->read)
             return err_set(e,
                            "%s: tensor %s belongs to nothing that this adapter adapts in this "
-                           "model",
+                           "model; LoRA of the linears, experts and routers of layers can be read, "
+                           "and routers saved whole",
                            v->file, v->name);
     }
     return 0;

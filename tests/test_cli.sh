@@ -725,6 +725,7 @@ refuses 1 'whole.gguf: tensor .* the run' verify $on --lora_model_dir "$golden/a
 refuses 1 'whole.gguf: tensor .* stored as F32, expected F16' verify $on --lora_model_dir "$tmp/trained" --format gguf --gguf_type f16 --output "$tmp/whole.gguf"
 refuses 1 'lora.gguf: tensor .*lora_a: .* the run' verify $on --lora_model_dir "$golden/adapter" --format gguf-lora --base_gguf "$tmp/base.gguf" --output "$tmp/lora.gguf"
 refuses 2 'base_gguf' verify $on --lora_model_dir "$tmp/trained" --format gguf-lora --output "$tmp/lora.gguf"
+refuses 1 'base_gguf: .* is a directory' export $on --lora_model_dir "$tmp/trained" --format gguf-lora --base_gguf "$model" --output "$tmp/e.gguf"
 refuses 1 'tensor .*lora_B.weight: .* scale' verify $on --lora_model_dir "$golden/adapter" --format peft --output "$tmp/peft"
 refuses 1 'adapters.safetensors' verify $on --lora_model_dir "$tmp/trained" --format mlx --output "$tmp/peft"
 refuses 1 'model.safetensors: tensor .* the run' verify $on --lora_model_dir "$golden/adapter" --format merged --output "$tmp/merged"
