@@ -75,6 +75,10 @@ char *mem_copy_text(const char *text) {
     return memcpy(mem_alloc(n), text, n);
 }
 
+bool text_is(const char *text, size_t n, const char *word) {
+    return n == strlen(word) && !memcmp(text, word, n);
+}
+
 bool text_ends_with(const char *text, const char *end) {
     size_t n = strlen(text), k = strlen(end);
     return n >= k && !strcmp(text + n - k, end);

@@ -41,6 +41,7 @@ void *mem_grow(void *p, size_t old_bytes, size_t new_bytes); /* the added part i
 char *mem_copy_text(const char *text);                       /* strdup */
 void mem_free(void *p);
 bool text_ends_with(const char *text, const char *end);
+bool text_is(const char *text, size_t n, const char *word); /* n bytes, perhaps without a NUL */
 size_t
 mem_total(void); /* bytes this process may have: the machine's, or its control group's limit */
 /* Bytes of this process in memory, mapped pages included: now, and at most since it was started. */

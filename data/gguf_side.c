@@ -111,7 +111,7 @@ static bool ends_turns(const char *text, size_t n) {
     static const char *const known[] = {"<end_of_turn>", "<turn|>", "<|im_end|>", "<|eot_id|>",
                                         "<|end|>"};
     for (size_t i = 0; i < COUNT_OF(known); i++)
-        if (n == strlen(known[i]) && !memcmp(text, known[i], n)) return true;
+        if (text_is(text, n, known[i])) return true;
     return false;
 }
 

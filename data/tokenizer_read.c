@@ -265,19 +265,15 @@ static bool walk_object(Scan *s, bool (*value)(Scan *s, const char *key, size_t 
     return take(s, '}');
 }
 
-static bool is_key(const char *key, size_t n, const char *name) {
-    return n == strlen(name) && memcmp(key, name, n) == 0;
-}
-
 static bool find_table(Scan *s, const char *key, size_t n, void *to) {
     TokenizerFile *f = to;
     const char *from = s->p;
     if (!skip_value(s)) return false;
-    if (*from == '{' && is_key(key, n, "vocab") && !f->vocab) {
+    if (*from == '{' && text_is(key, n, "vocab") && !f->vocab) {
         f->vocab = from;
         f->vocab_end = s->p;
     }
-    if (*from == '[' && is_key(key, n, "merges") && !f->merges) {
+    if (*from == '[' && text_is(key, n, "merges") && !f->merges) {
         f->merges = from;
         f->merges_end = s->p;
     }
@@ -285,7 +281,7 @@ static bool find_table(Scan *s, const char *key, size_t n, void *to) {
 }
 
 static bool find_model(Scan *s, const char *key, size_t n, void *to) {
-    return is_key(key, n, "model") ? walk_object(s, find_table, to) : skip_value(s);
+    return text_is(key, n, "model") ? walk_object(s, find_table, to) : skip_value(s);
 }
 
 /* Adds the text [from, to), or an empty table with as many lines as the one there. */

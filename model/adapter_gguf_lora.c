@@ -349,7 +349,7 @@ static int check_architecture(const LoraFile *x, Err *e) {
     const char *want = x->m->family->gguf->architecture, *is = "";
     size_t n = 0;
     TRY(gguf_get_text(x->base, "general.architecture", &is, &n, e));
-    if (n == strlen(want) && !memcmp(is, want, n)) return 0;
+    if (text_is(is, n, want)) return 0;
     return err_set(e,
                    "%s is a file of the architecture \"%s\", the adapter's model is of %s; "
                    "name the GGUF file of that model in base_gguf",
@@ -386,7 +386,7 @@ static int key_must_be(const Gguf *g, const char *key, const char *want, Err *e)
     const char *is = "";
     size_t n = 0;
     TRY(gguf_get_text(g, key, &is, &n, e));
-    if (n == strlen(want) && !memcmp(is, want, n)) return 0;
+    if (text_is(is, n, want)) return 0;
     return err_set(e, "%s: %s is \"%s\", and has to be \"%s\" in an adapter of this model", g->file,
                    key, gguf_word(is, n).text, want);
 }

@@ -56,15 +56,14 @@ int gguf_config_real(const Gguf *g, const char *key, double *out, Err *e) {
 }
 
 int gguf_config_rope_factor(const Gguf *g, double *factor, Err *e) {
-    static const char linear[] = "linear", none[] = "none";
     Key key = full_key(g, "rope.scaling.type");
-    const char *type = linear;
-    size_t n = strlen(linear);
+    const char *type = "linear";
+    size_t n = strlen(type);
     *factor = 1;
     TRY(gguf_get_text(g, key.text, &type, &n, e));
-    if (n == strlen(none) && !memcmp(type, none, n)) return 0;
+    if (text_is(type, n, "none")) return 0;
     TRY(gguf_config_real(g, "rope.scaling.factor", factor, e));
-    if (*factor == 1 || (n == strlen(linear) && !memcmp(type, linear, n))) return 0;
+    if (*factor == 1 || text_is(type, n, "linear")) return 0;
     return err_set(e, "%s: %s is \"%s\"; none and linear can be read", g->file, key.text,
                    gguf_word(type, n).text);
 }

@@ -26,7 +26,7 @@ static int check_text(const Gguf *g, const char *key, const char *want, Err *e) 
     const char *is = "";
     size_t n = 0;
     TRY(gguf_get_text(g, key, &is, &n, e));
-    if (n == strlen(want) && !memcmp(is, want, n)) return 0;
+    if (text_is(is, n, want)) return 0;
     return err_set(e, "%s: %s is not \"%s\"", g->file, key, want);
 }
 
