@@ -3,6 +3,7 @@
  * are few, all that they can stand for is worked out first and looked up. */
 #ifndef QUANT_AVX512_GGUF_H
 #define QUANT_AVX512_GGUF_H
+#include "../dtype.h"
 #include "avx512.h"
 #include "gguf_k.h"
 
@@ -149,15 +150,9 @@ AVX512_OPEN __m512i part_q6_k(const uint8_t *block, int part, __m512 values) {
         }                                                                                          \
         return line;                                                                               \
     }
-OPEN_PARTS(q8_0, 32, 34)
-OPEN_PARTS(q4_0, 32, 18)
-OPEN_PARTS(q4_1, 32, 20)
-OPEN_PARTS(q5_0, 32, 22)
-OPEN_PARTS(q5_1, 32, 24)
-OPEN_PARTS(mxfp4_gguf, 32, 17)
-OPEN_PARTS(q4_k, 256, 144)
-OPEN_PARTS(q5_k, 256, 176)
-OPEN_PARTS(q6_k, 256, 210)
+#define X(name, block_n, block_bytes, ...) OPEN_PARTS(name, block_n, block_bytes)
+BLOCK_DTYPES(X)
+#undef X
 
 #define AVX512_GGUF_FORMATS(X)                                                                     \
     X(q8_0, INT4_VALUE)                                                                            \
