@@ -4,22 +4,17 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <strings.h>
 #include "../autograd/weight.h"
+#include "../data/gguf_writer.h" /* the words of gguf_type */
 #include "verify_blocks.h"
 
 /* ---- how a tensor has to be stored ---- */
 
-static DType asked_type(const Config *cfg) {
-    for (int d = 0; d < DT_COUNT && cfg->gguf_type; d++)
-        if (!strcasecmp(dtype_info[d].gguf, cfg->gguf_type)) return (DType)d;
-    return DT_COUNT;
-}
-
 /* gguf_type is the format of linears, experts and embeddings, of these Q8_0 instead of four bits;
  * left out, the base's. What is not to be written so, bf16; the rest, float32. */
 static DType wanted_type(const Verify *v, const Site *s, bool changed) {
-    DType asked = asked_type(v->cfg), base = s->base->dtype, d = asked == DT_COUNT ? base : asked;
+    DType asked = gguf_find_dtype(v->cfg->gguf_type), base = s->base->dtype,
+          d = asked == DT_COUNT ? base : asked;
     bool four_bits = asked == DT_q4_0 || asked == DT_mxfp4_gguf;
     if (!(s->row->flags & ROW_MAPPED)) return DT_f32;
     if (!changed && d == base && *dtype_info[base].gguf) return base;
