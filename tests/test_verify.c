@@ -8,23 +8,30 @@
 #define MOE "tests/golden/models/moe"
 enum { EXPERTS = 6, RANK = 3 }; /* of the golden model and its adapter */
 
-static int run_verb(VerbFn verb, const char *format, const char *output) {
-    Settings s = settings("lora_model_dir", MOE "/adapter", "format", format, "output", output,
-                          "base_model", MOE "/model", NULL);
+static int run_settings(VerbFn verb, Settings s, json_t **result) {
     Flag flags[FLAGS];
     Config cfg;
     int n = 0;
     for (int i = 0; s.word[i]; i += 2)
         flags[n++] = (Flag){(char *)s.word[i], (char *)s.word[i + 1]};
     ok(config_load(&cfg, NULL, flags, n, &err));
-    json_t *result = json_object();
-    int bad = verb(&cfg, result, &err);
+    *result = json_object();
+    int bad = verb(&cfg, *result, &err);
+    config_free(&cfg);
+    return bad;
+}
+
+static int run_verb(VerbFn verb, const char *format, const char *output) {
+    json_t *result;
+    int bad = run_settings(verb,
+                           settings("lora_model_dir", MOE "/adapter", "format", format, "output",
+                                    output, "base_model", MOE "/model", NULL),
+                           &result);
     if (!bad && verb == verb_verify) {
         assert_int_equal(json_integer_value(json_object_get(result, "applied")), 38);
         assert_int_equal(json_integer_value(json_object_get(result, "planned")), 38);
     }
     json_decref(result);
-    config_free(&cfg);
     return bad;
 }
 
@@ -343,17 +350,10 @@ static void test_hostile_shapes(void **state) {
 
 /* ---- one expert ---- */
 
-static void run_settings(VerbFn verb, Settings s) {
-    Flag flags[FLAGS];
-    Config cfg;
-    int n = 0;
-    for (int i = 0; s.word[i]; i += 2)
-        flags[n++] = (Flag){(char *)s.word[i], (char *)s.word[i + 1]};
-    ok(config_load(&cfg, NULL, flags, n, &err));
-    json_t *result = json_object();
-    ok(verb(&cfg, result, &err));
+static void works(VerbFn verb, Settings s) {
+    json_t *result;
+    ok(run_settings(verb, s, &result));
     json_decref(result);
-    config_free(&cfg);
 }
 
 /* A stack of one is a stack: its values do not lie as a linear's. */
@@ -369,15 +369,15 @@ static void test_one_expert(void **state) {
     ok(files_write_whole(shape, text, strlen(text), &err));
     mem_free(text);
     json_decref(c);
-    run_settings(verb_init, settings("base_model", shape, "output", model, NULL));
+    works(verb_init, settings("base_model", shape, "output", model, NULL));
     Settings s = settings("base_model", model, "lora_r", "3", "learning_rate", "0.05", "max_steps",
                           "2", "output_dir", adapter, NULL);
     train("moe", &s);
     for (size_t i = 0; i < COUNT_OF(made); i++) {
         Settings x = settings("base_model", model, "lora_model_dir", adapter, "format", made[i],
                               "output", in(beside("one", made[i])), NULL);
-        run_settings(verb_export, x);
-        run_settings(verb_verify, x);
+        works(verb_export, x);
+        works(verb_verify, x);
     }
 }
 
